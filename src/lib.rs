@@ -1,0 +1,3 @@
+//! slotmux: a Redis Cluster proxy that is correct and quiet while the cluster changes.
+
+pub mod protocol;
