@@ -1,5 +1,12 @@
 //! Framing and writing RESP2 and RESP3. Pure: bytes in, events out; no I/O, no clock.
 
 mod args;
+mod inline;
+mod reply;
+mod request;
+pub mod write;
 
 pub use args::{Args, Span};
+pub use reply::{ReplyError, ReplyFramer};
+pub use request::{Framed, MAX_BULK, MAX_LINE, RequestError, RequestFramer, RequestLimits};
+pub use write::Protocol;

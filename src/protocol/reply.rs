@@ -1,0 +1,120 @@
+//! Framing of replies in RESP2 and RESP3, at any split of the bytes, without building values.
+
+use std::fmt;
+
+/// What a node sent is no RESP: the link can't be used any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyError {
+    /// No type of RESP2 or RESP3 begins with this byte.
+    Type(u8),
+    /// A length or count that is no number, or too large to be one.
+    Number,
+}
+
+impl fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type(byte) => write!(f, "reply of unknown type '{}'", byte.escape_ascii()),
+            Self::Number => f.write_str("reply with a length that is no number"),
+        }
+    }
+}
+
+impl std::error::Error for ReplyError {}
+
+/// Finds whole replies in a growing buffer without looking at a byte twice (but for one line).
+///
+/// Aggregates are not a stack but a count of elements still to come: that is all a border needs.
+#[derive(Debug, Default)]
+pub struct ReplyFramer {
+    /// Where to go on in the reply at the front of the buffer.
+    at: usize,
+    /// Elements of it still to come; 0 between replies.
+    left: usize,
+    /// How long the buffer must be for the element that was cut off.
+    wants: usize,
+}
+
+impl ReplyFramer {
+    /// Where the reply at the front of `bytes` ends, or `None` while it is not all there.
+    ///
+    /// Until `Some` was returned the caller must not remove bytes from the front; after it, it must
+    /// remove that many. A push (`>`) is returned like a reply: look at the first byte.
+    #[inline]
+    pub fn next(&mut self, bytes: &[u8]) -> Result<Option<usize>, ReplyError> {
+        if self.left == 0 {
+            self.left = 1;
+            self.at = 0;
+        }
+        while self.left > 0 {
+            let Some(&kind) = bytes.get(self.at) else { return Ok(None) };
+            let (end, more) = match kind {
+                b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => {
+                    match memchr::memchr(b'\n', &bytes[self.at..]) {
+                        Some(i) => (self.at + i + 1, 0),
+                        None => return Ok(None),
+                    }
+                }
+                b'$' | b'=' | b'!' => match number(bytes, self.at + 1)? {
+                    Some((len @ 0.., next)) => (next + len as usize + 2, 0),
+                    Some((_, next)) => (next, 0),
+                    None => return Ok(None),
+                },
+                b'*' | b'~' | b'>' | b'%' | b'|' => match number(bytes, self.at + 1)? {
+                    Some((count, next)) => (next, elements(kind, count)),
+                    None => return Ok(None),
+                },
+                other => return Err(ReplyError::Type(other)),
+            };
+            if end > bytes.len() {
+                self.wants = end;
+                return Ok(None);
+            }
+            self.at = end;
+            self.left = self.left - 1 + more;
+        }
+        Ok(Some(self.at))
+    }
+
+    /// How long the buffer must at least be for `next` to get further: a hint for reading.
+    pub fn wants(&self) -> usize {
+        if self.left == 0 { 0 } else { self.wants }
+    }
+}
+
+/// How many elements follow an aggregate's header; -1 is RESP2's null array.
+fn elements(kind: u8, count: i64) -> usize {
+    let count = count.max(0) as usize;
+    match kind {
+        b'%' => count * 2,
+        // An attribute stands before the element that it belongs to and is none itself.
+        b'|' => count * 2 + 1,
+        _ => count,
+    }
+}
+
+/// The number from `from` to the line's end, and where the next line begins.
+#[inline]
+fn number(bytes: &[u8], from: usize) -> Result<Option<(i64, usize)>, ReplyError> {
+    let mut at = from;
+    let mut value = 0i64;
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'0'..=b'9' if at - from < 12 => value = value * 10 + i64::from(byte - b'0'),
+            b'\r' if at > from => return Ok((at + 1 < bytes.len()).then_some((value, at + 2))),
+            b'-' if at == from => return minus_one(bytes, from),
+            _ => return Err(ReplyError::Number),
+        }
+        at += 1;
+    }
+    Ok(None)
+}
+
+/// RESP2's nulls are the only negative lengths: `$-1` and `*-1`.
+fn minus_one(bytes: &[u8], from: usize) -> Result<Option<(i64, usize)>, ReplyError> {
+    match &bytes[from..] {
+        [b'-', b'1', b'\r', b'\n', ..] => Ok(Some((-1, from + 4))),
+        [b'-'] | [b'-', b'1'] | [b'-', b'1', b'\r'] => Ok(None),
+        _ => Err(ReplyError::Number),
+    }
+}
