@@ -1,3 +1,5 @@
 //! slotmux: a Redis Cluster proxy that is correct and quiet while the cluster changes.
 
+pub mod error;
+pub mod net;
 pub mod protocol;
