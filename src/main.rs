@@ -1,1 +1,2 @@
+//! The slotmux program.
 fn main() {}
