@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod error;
+pub mod metrics;
 pub mod net;
 pub mod protocol;
