@@ -117,6 +117,7 @@ async fn serve(
         admin: admin.as_ref().map(|listener| listener.local_addr().to_owned()),
     };
 
+    server::raise_open_files(config.limits.max_clients);
     let metrics = Metrics::new(FAMILIES, config.workers);
     let workers = start_workers(&metrics, &shutdown)?;
     if let Some(listener) = admin {

@@ -28,8 +28,12 @@ struct Proxy {
 
 impl Proxy {
     fn start(line: &str) -> Self {
+        Self::start_by(slotmux(), line)
+    }
+
+    fn start_by(mut program: Command, line: &str) -> Self {
         let args = line.split_whitespace().chain(["--seeds", "127.0.0.1:1", "--workers", "2"]);
-        let piped = slotmux().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let piped = program.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = piped.unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let stderr = child.stderr.take().unwrap();
@@ -149,6 +153,29 @@ fn it_serves_on_when_nobody_reads_its_output() {
     TcpStream::connect(&addr).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "-ERR max number of clients reached\r\n");
     drop(first);
+    proxy.signal("TERM");
+    assert_eq!(proxy.exit_code(), Some(0));
+}
+
+#[test]
+fn it_goes_on_after_running_out_of_descriptors() {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_slotmux")]);
+    let mut proxy = Proxy::start_by(shell, "--listen 127.0.0.1:0 --admin off");
+    let addr = proxy.line().strip_prefix("listening on ").unwrap().to_owned();
+    let clients: Vec<_> = (0..60).map(|_| TcpStream::connect(&addr).unwrap()).collect();
+    let mut log = BufReader::new(&mut proxy.stderr);
+    let mut wait_for = |text: &str| {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the log ended before `{text}`");
+        }
+    };
+    wait_for("the limit of open files is too low");
+    wait_for("cannot accept; trying again");
+    drop(clients);
+    wait_for("accepting again");
     proxy.signal("TERM");
     assert_eq!(proxy.exit_code(), Some(0));
 }

@@ -1,7 +1,7 @@
 //! HTTP for operators: metrics, health and readiness.
 //!
 //! Runs on the control runtime, so that a scrape never delays a client. Every connection serves one
-//! request and has [`REQUEST_TIMEOUT`] for all of it.
+//! request and has ten seconds for all of it.
 
 mod pages;
 

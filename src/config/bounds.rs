@@ -109,7 +109,7 @@ bounds! {
 
     SESSION_IN_FLIGHT = "session_in_flight", "session-in-flight", "1024", "1" ..= "1048576", "N",
     what: "Commands of one client that wait for their replies",
-    reason: "deeper pipelines gain nothing any more, and each one's replies must be held in order",
+    reason: "ten times a deep pipeline; each of them costs an entry, and replies that came early wait in it",
     metric: "slotmux_in_flight_requests",
     at: "later requests of this client wait in its input";
 

@@ -4,6 +4,7 @@
 //! runtime of its own; a [`WorkerHandle`] is what the control thread holds of it.
 
 mod acceptor;
+mod descriptors;
 mod signals;
 mod worker_stub;
 
@@ -21,6 +22,7 @@ use crate::config::Limits;
 use crate::metrics::{ControlMetrics, WorkerMetrics};
 use crate::net::{Listener, Peer, StdStream};
 
+pub use descriptors::raise_open_files;
 pub use signals::cancel_on_signal;
 
 /// New clients that wait for a worker to take them over. A worker takes them at every turn; this many
