@@ -1,3 +1,29 @@
 //! slotmux: a Redis Cluster proxy that is correct and quiet while the cluster changes.
+//!
+//! The map of the house, from the socket inwards:
+//!
+//! - [`server`]: accepts clients, hands them to workers, drains.
+//! - [`protocol`]: frames and writes RESP2 and RESP3; pure.
+//! - [`admin`]: HTTP for operators: metrics, health, readiness.
+//!
+//! Leaves, which know none of the others:
+//!
+//! - [`config`]: the command line, typed and checked, and the table of bounds.
+//! - [`error`]: every failure that a client can see and that the proxy itself creates.
+//! - [`metrics`]: what is counted, and the page that shows it.
+//! - [`net`]: addresses, streams, listeners and socket options.
+//!
+//! Imports go one way; `tests/architecture.rs` holds the rules and ARCHITECTURE.md the reasons.
 
+#![warn(clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
+pub mod admin;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod net;
 pub mod protocol;
+mod run;
+pub mod server;
+
+pub use run::{Bound, RunError, run, run_demo};

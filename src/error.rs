@@ -1,0 +1,244 @@
+//! Every failure that a client can see and that the proxy itself creates: its text, its metric label,
+//! and whether the command may be sent again.
+//!
+//! Errors that a node sent are not here: they go to the client word for word.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::BufMut;
+
+use crate::net::NodeAddr;
+
+/// A failure as a client sees it. [`Display`](fmt::Display) is the text without the leading `-`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// The keys of one command hash to different slots, and it cannot be split.
+    CrossSlot,
+    /// A write's link died after the write was sent: it may have been executed, or not.
+    Indoubt {
+        /// The node that the command was sent to.
+        node: NodeAddr,
+    },
+    /// No node can serve the command now, and waiting for one is pointless.
+    ClusterDown {
+        /// What is wrong, as in `Hash slot not served`.
+        reason: Cow<'static, str>,
+    },
+    /// `command_deadline` passed while the command was held, and the cluster gave no error of its own.
+    Deadline {
+        /// What it waited for.
+        waiting_for: Cow<'static, str>,
+    },
+    /// A command that this proxy does not pass on.
+    Refused {
+        /// Its name in lower case.
+        command: Cow<'static, str>,
+        /// Why.
+        reason: Cow<'static, str>,
+    },
+    /// A client password is set and the client has not given it.
+    NoAuth,
+    /// The client gave a wrong password or user name.
+    WrongPass,
+    /// `max_clients` is reached.
+    MaxClients,
+    /// A request is larger than a limit; the connection is closed, since the rest was not read.
+    TooLarge {
+        /// The limit's name, as in `max_request`.
+        limit: &'static str,
+    },
+    /// The proxy is stopping and takes no new commands.
+    Draining,
+    /// Repeating the command would undo a later one that was already executed.
+    OrderConflict,
+    /// The bytes are no request. Holds a server's text behind `Protocol error: `.
+    Protocol(Cow<'static, str>),
+    /// No such command. Holds a server's text behind `ERR `.
+    UnknownCommand(Cow<'static, str>),
+    /// The wrong number of arguments. Holds the command's name.
+    WrongArity(Cow<'static, str>),
+    /// An argument is not acceptable to the proxy's own commands. Holds a server's text with its code.
+    BadArgument(Cow<'static, str>),
+}
+
+impl ClientError {
+    /// The kind, for counting and for [`Repeat`].
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::CrossSlot => ErrorKind::CrossSlot,
+            Self::Indoubt { .. } => ErrorKind::Indoubt,
+            Self::ClusterDown { .. } => ErrorKind::ClusterDown,
+            Self::Deadline { .. } => ErrorKind::Deadline,
+            Self::Refused { .. } => ErrorKind::Refused,
+            Self::NoAuth => ErrorKind::NoAuth,
+            Self::WrongPass => ErrorKind::WrongPass,
+            Self::MaxClients => ErrorKind::MaxClients,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::Draining => ErrorKind::Draining,
+            Self::OrderConflict => ErrorKind::OrderConflict,
+            Self::Protocol(_) => ErrorKind::Protocol,
+            Self::UnknownCommand(_) => ErrorKind::UnknownCommand,
+            Self::WrongArity(_) => ErrorKind::WrongArity,
+            Self::BadArgument(_) => ErrorKind::BadArgument,
+        }
+    }
+
+    /// Appends the error as a reply: `-TEXT\r\n`. Line breaks in the text become spaces, as a server
+    /// does it, so that a client's own bytes in it cannot forge a reply.
+    pub fn append_to(&self, out: &mut impl BufMut) {
+        out.put_u8(b'-');
+        for byte in self.to_string().bytes() {
+            out.put_u8(if matches!(byte, b'\r' | b'\n') { b' ' } else { byte });
+        }
+        out.put_slice(b"\r\n");
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CrossSlot => f.write_str("CROSSSLOT Keys in request don't hash to the same slot"),
+            Self::Indoubt { node } => write!(
+                f,
+                "INDOUBT the connection to node {node} was lost after the command was sent; \
+                 whether it was executed is unknown"
+            ),
+            Self::ClusterDown { reason } => write!(f, "CLUSTERDOWN {reason}"),
+            Self::Deadline { waiting_for } => {
+                write!(f, "CLUSTERDOWN the command deadline passed while waiting for {waiting_for}")
+            }
+            Self::Refused { command, reason } => {
+                write!(f, "ERR command '{command}' is not available through this proxy: {reason}")
+            }
+            Self::NoAuth => f.write_str("NOAUTH Authentication required."),
+            Self::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
+            Self::MaxClients => f.write_str("ERR max number of clients reached"),
+            Self::TooLarge { limit } => {
+                write!(f, "ERR Protocol error: the request exceeds this proxy's {limit}")
+            }
+            Self::Draining => f.write_str("ERR the proxy is shutting down; the command was not executed"),
+            Self::OrderConflict => f.write_str(
+                "TRYAGAIN the slot is moving and a later command of this connection on the same key \
+                 was already executed; the command was not executed",
+            ),
+            Self::Protocol(text) => write!(f, "ERR Protocol error: {text}"),
+            Self::UnknownCommand(text) => write!(f, "ERR {text}"),
+            Self::WrongArity(command) => write!(f, "ERR wrong number of arguments for '{command}' command"),
+            Self::BadArgument(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// Whether the client may send a command again after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// It was not executed and may succeed later.
+    Safe,
+    /// Whether it was executed is unknown: only the application knows if a repeat is harmless.
+    Unknown,
+    /// It was not executed, and the same command would fail again.
+    Useless,
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident, $label:literal, $repeat:ident;)*) => {
+        /// The kinds of [`ClientError`], dense, so that a counter for each is one array.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl ErrorKind {
+            /// Every kind, in the order of [`index`](Self::index).
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            /// The value of the metric label `kind`.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$kind => $label,)* }
+            }
+
+            /// Whether the client may send the command again.
+            #[must_use]
+            pub const fn repeat(self) -> Repeat {
+                match self { $(Self::$kind => Repeat::$repeat,)* }
+            }
+
+            /// The place in [`ALL`](Self::ALL).
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+kinds! {
+    /// See [`ClientError::CrossSlot`].
+    CrossSlot, "crossslot", Useless;
+    /// See [`ClientError::Indoubt`].
+    Indoubt, "indoubt", Unknown;
+    /// See [`ClientError::ClusterDown`].
+    ClusterDown, "clusterdown", Safe;
+    /// See [`ClientError::Deadline`].
+    Deadline, "deadline", Safe;
+    /// See [`ClientError::Refused`].
+    Refused, "refused", Useless;
+    /// See [`ClientError::NoAuth`].
+    NoAuth, "noauth", Useless;
+    /// See [`ClientError::WrongPass`].
+    WrongPass, "wrongpass", Useless;
+    /// See [`ClientError::MaxClients`].
+    MaxClients, "max_clients", Safe;
+    /// See [`ClientError::TooLarge`].
+    TooLarge, "too_large", Useless;
+    /// See [`ClientError::Draining`].
+    Draining, "draining", Safe;
+    /// See [`ClientError::OrderConflict`].
+    OrderConflict, "order_conflict", Safe;
+    /// See [`ClientError::Protocol`].
+    Protocol, "protocol", Useless;
+    /// See [`ClientError::UnknownCommand`].
+    UnknownCommand, "unknown_command", Useless;
+    /// See [`ClientError::WrongArity`].
+    WrongArity, "wrong_arity", Useless;
+    /// See [`ClientError::BadArgument`].
+    BadArgument, "bad_argument", Useless;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn kinds_are_dense_and_their_labels_unique() {
+        for (index, kind) in ErrorKind::ALL.iter().enumerate() {
+            assert_eq!(kind.index(), index);
+        }
+        let labels: HashSet<_> = ErrorKind::ALL.iter().map(|kind| kind.label()).collect();
+        assert_eq!(labels.len(), ErrorKind::ALL.len());
+    }
+
+    #[test]
+    fn a_doubtful_write_names_its_node() {
+        let error = ClientError::Indoubt { node: NodeAddr::new("::1", 7000) };
+        assert_eq!(
+            error.to_string(),
+            "INDOUBT the connection to node [::1]:7000 was lost after the command was sent; \
+             whether it was executed is unknown"
+        );
+        assert_eq!(error.kind().repeat(), Repeat::Unknown);
+    }
+
+    #[test]
+    fn a_text_cannot_forge_a_reply() {
+        let mut out = Vec::new();
+        ClientError::UnknownCommand("unknown command 'a\r\n+OK'".into()).append_to(&mut out);
+        assert_eq!(out, b"-ERR unknown command 'a  +OK'\r\n");
+    }
+}

@@ -1,0 +1,171 @@
+//! One run of the proxy: bind, start, serve, drain.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::admin;
+use crate::config::{Config, DemoOptions};
+use crate::metrics::Metrics;
+use crate::net::{BindError, Listener};
+use crate::server::{self, WorkerDied, WorkerHandle};
+
+/// Until the command table gives them.
+const FAMILIES: &[&str] = &["other"];
+
+/// What the proxy is bound to, with the ports that it got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Where clients connect: `127.0.0.1:6379`, `unix:/path`.
+    pub listeners: Vec<String>,
+    /// Where metrics are served.
+    pub admin: Option<String>,
+}
+
+impl Bound {
+    /// Writes one line for each: `listening on ADDRESS`, then `admin on ADDRESS`. Scripts read them.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn announce(&self, out: &mut impl Write) -> io::Result<()> {
+        for listener in &self.listeners {
+            writeln!(out, "listening on {listener}")?;
+        }
+        if let Some(admin) = &self.admin {
+            writeln!(out, "admin on {admin}")?;
+        }
+        out.flush()
+    }
+}
+
+/// Why a run ended otherwise than by a clean stop.
+#[derive(Debug)]
+pub enum RunError {
+    /// An address could not be bound.
+    Bind(BindError),
+    /// The system refused a thread or a runtime.
+    System(io::Error),
+    /// A worker ended unexpectedly.
+    Worker(WorkerDied),
+    /// The demo's cluster could not be started.
+    Demo(String),
+}
+
+/// Runs the proxy on this thread until `shutdown` is cancelled and the clients are drained.
+///
+/// Everything is bound before anything is served; then `on_listening` is called, once, and from there on
+/// clients may connect.
+///
+/// # Errors
+/// An address cannot be bound, the system refuses a thread, or a worker dies.
+pub fn run(
+    config: Config,
+    shutdown: CancellationToken,
+    on_listening: impl FnOnce(&Bound),
+) -> Result<(), RunError> {
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    control.block_on(serve(config, shutdown, on_listening))
+}
+
+/// Starts a throwaway cluster, then [`run`]s the proxy in front of it. The cluster ends with the run.
+///
+/// # Errors
+/// The cluster cannot be started, or as [`run`].
+pub fn run_demo(
+    options: DemoOptions,
+    config: Config,
+    shutdown: CancellationToken,
+    on_listening: impl FnOnce(&Bound),
+) -> Result<(), RunError> {
+    // CONNECT HERE: `demo::Cluster::start(options)`, its `seeds()` into `config.seeds`, its `describe()`
+    // and `what_to_try` onto stdout in `on_listening`, and the cluster dropped after `run`.
+    let _ = (config, shutdown, on_listening, what_to_try);
+    Err(RunError::Demo(format!("{options:?}: the demo's cluster is not there yet")))
+}
+
+/// What the demo tells people to try, once the proxy listens.
+fn what_to_try(bound: &Bound, seeds: &[String]) -> String {
+    let mut lines = String::new();
+    if let Some((host, port)) = bound.listeners.first().and_then(|addr| addr.rsplit_once(':')) {
+        lines += &format!("connect:   redis-cli -h {host} -p {port}\n");
+        lines += &format!("load:      redis-benchmark -h {host} -p {port} -t set,get -P 16 -q\n");
+    }
+    if let Some(seed) = seeds.first() {
+        lines += &format!(
+            "reshard:   redis-cli --cluster rebalance {seed} --cluster-weight \
+             $(redis-cli -u redis://{seed} cluster myid)=0.2\n"
+        );
+    }
+    if let Some(admin) = &bound.admin {
+        lines += &format!("metrics:   curl http://{admin}/metrics\n");
+    }
+    lines + "Ctrl-C stops the proxy and the cluster and leaves nothing behind.\n"
+}
+
+async fn serve(
+    config: Config,
+    shutdown: CancellationToken,
+    on_listening: impl FnOnce(&Bound),
+) -> Result<(), RunError> {
+    let listeners: Vec<Listener> = config.listen.iter().map(Listener::bind).collect::<Result<_, _>>()?;
+    let admin = config.admin.as_ref().map(Listener::bind).transpose()?;
+    let bound = Bound {
+        listeners: listeners.iter().map(|listener| listener.local_addr().to_owned()).collect(),
+        admin: admin.as_ref().map(|listener| listener.local_addr().to_owned()),
+    };
+
+    server::raise_open_files(config.limits.max_clients);
+    let metrics = Metrics::new(FAMILIES, config.workers);
+    let workers = start_workers(&metrics, &shutdown)?;
+    if let Some(listener) = admin {
+        // Until the topology gives it.
+        let ready: admin::Ready = Arc::new(|| true);
+        // Not ended by `shutdown`: a drain that takes long can be watched.
+        let alive = CancellationToken::new();
+        tokio::spawn(admin::serve(listener, Arc::clone(&metrics), ready, alive));
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    info!(version, workers = workers.len(), listeners = bound.listeners.join(" "), "serving");
+    on_listening(&bound);
+    server::serve(listeners, &workers, &config.limits, metrics.control(), &shutdown).await?;
+    Ok(())
+}
+
+fn start_workers(metrics: &Metrics, shutdown: &CancellationToken) -> io::Result<Vec<WorkerHandle>> {
+    let spawn = |(index, metrics)| WorkerHandle::spawn(index, Arc::clone(metrics), shutdown.clone());
+    metrics.workers().iter().enumerate().map(spawn).collect()
+}
+
+impl From<BindError> for RunError {
+    fn from(error: BindError) -> Self {
+        Self::Bind(error)
+    }
+}
+
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl From<WorkerDied> for RunError {
+    fn from(error: WorkerDied) -> Self {
+        Self::Worker(error)
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(f),
+            Self::System(error) => write!(f, "the system refused a thread or its runtime: {error}"),
+            Self::Worker(error) => error.fmt(f),
+            Self::Demo(text) => write!(f, "the demo cannot start: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
