@@ -3,6 +3,7 @@
 //! The map of the house, from the socket inwards:
 //!
 //! - [`server`]: accepts clients, hands them to workers, drains.
+//! - [`command`]: the command table: which arguments are keys, where a call goes, how replies merge; pure.
 //! - [`protocol`]: frames and writes RESP2 and RESP3; pure.
 //! - [`admin`]: HTTP for operators: metrics, health, readiness.
 //!
@@ -18,6 +19,7 @@
 #![warn(clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod admin;
+pub mod command;
 pub mod config;
 pub mod error;
 pub mod metrics;

@@ -1,0 +1,169 @@
+//! The columns of the table that are ours: where a command goes, how its replies merge, what it waits for.
+
+/// Where a call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To the owner of one slot, which all its keys (or its channel) must share.
+    Keyed,
+    /// Cut by slot, a part to each owner; the replies are merged.
+    Split,
+    /// To the primary of every shard; the replies are merged.
+    AllShards,
+    /// It has no key, and any primary answers it alike.
+    AnyShard,
+    /// The proxy answers it.
+    Local(Local),
+    /// It is not served; the text says why, in words that can follow `ERR `.
+    Refused(&'static str),
+}
+
+/// What the proxy answers itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the command of that name
+pub enum Local {
+    Auth,
+    ClientGetname,
+    ClientId,
+    ClientSetinfo,
+    ClientSetname,
+    Command,
+    CommandCount,
+    CommandDocs,
+    CommandGetkeys,
+    CommandInfo,
+    CommandList,
+    Echo,
+    Hello,
+    Ping,
+    Quit,
+    Readonly,
+    Readwrite,
+    Reset,
+    Select,
+}
+
+/// How the replies of several nodes become one. An error of any node is the reply, whatever the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// There is one reply; it is passed on.
+    Pass,
+    /// Integers are added.
+    Sum,
+    /// The smallest of the integers.
+    MinInt,
+    /// Arrays of 0 and 1 are joined by position: 1 where every node says 1.
+    LogicalAnd,
+    /// The first reply, once every node succeeded.
+    AllSucceeded,
+    /// Arrays are appended to each other.
+    Concat,
+    /// The elements of the parts' arrays, in the order of the keys in the request.
+    ByKeyOrder,
+}
+
+/// What a command without one slot waits for, so that a pipeline means what it means on one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// Nothing: the order within its slot, or its place among the replies, is all it needs.
+    None,
+    /// All earlier replies, and it holds all later commands.
+    Full,
+    /// PUBLISH: earlier commands that are no PUBLISH.
+    AfterOthers,
+}
+
+/// What a command is about; a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the group of that name
+pub enum Family {
+    Generic,
+    Str,
+    Hash,
+    List,
+    Set,
+    Zset,
+    Stream,
+    Bitmap,
+    HyperLogLog,
+    Geo,
+    Scripting,
+    PubSub,
+    Transaction,
+    Connection,
+    Server,
+    Cluster,
+    Other,
+}
+
+impl Family {
+    /// Every family, in the order of their indices.
+    pub const ALL: [Family; 17] = [
+        Family::Generic,
+        Family::Str,
+        Family::Hash,
+        Family::List,
+        Family::Set,
+        Family::Zset,
+        Family::Stream,
+        Family::Bitmap,
+        Family::HyperLogLog,
+        Family::Geo,
+        Family::Scripting,
+        Family::PubSub,
+        Family::Transaction,
+        Family::Connection,
+        Family::Server,
+        Family::Cluster,
+        Family::Other,
+    ];
+
+    /// The family's place in [`Family::ALL`].
+    #[inline]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The family's name as a metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Family::Generic => "generic",
+            Family::Str => "string",
+            Family::Hash => "hash",
+            Family::List => "list",
+            Family::Set => "set",
+            Family::Zset => "zset",
+            Family::Stream => "stream",
+            Family::Bitmap => "bitmap",
+            Family::HyperLogLog => "hyperloglog",
+            Family::Geo => "geo",
+            Family::Scripting => "scripting",
+            Family::PubSub => "pubsub",
+            Family::Transaction => "transaction",
+            Family::Connection => "connection",
+            Family::Server => "server",
+            Family::Cluster => "cluster",
+            Family::Other => "other",
+        }
+    }
+
+    /// The family's name as `COMMAND DOCS` writes it.
+    pub(super) const fn group(self) -> &'static str {
+        match self {
+            Family::Zset => "sorted-set",
+            Family::Transaction => "transactions",
+            other => other.label(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Family;
+
+    #[test]
+    fn families_are_dense() {
+        for (place, family) in Family::ALL.iter().enumerate() {
+            assert_eq!(family.index(), place);
+        }
+    }
+}

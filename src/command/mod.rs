@@ -1,0 +1,26 @@
+//! Commands as data: one row for each command and subcommand, and everything that is read off a row. Which
+//! arguments are keys, where a call goes, how replies merge, what it waits for, what `COMMAND` says about it.
+//!
+//! Nothing outside this module compares a command's name. Pure: no I/O, no lock, no clock.
+
+mod bitset;
+mod error;
+mod glob;
+mod keys;
+mod kinds;
+mod lookup;
+pub mod reply;
+mod row;
+mod spec;
+mod table;
+
+pub use error::CommandError;
+pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
+pub use kinds::{Barrier, Family, Local, Merge, Route};
+pub use lookup::{find, resolve};
+pub use spec::{Categories, Flags, Spec, Tips};
+
+/// Every row: the containers and plain commands, each container's subcommands right behind it.
+pub fn table() -> impl Iterator<Item = &'static Spec> {
+    table::TABLE.iter()
+}
