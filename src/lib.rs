@@ -19,13 +19,17 @@
 #![warn(clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod admin;
+pub mod backend;
 pub mod command;
 pub mod config;
 pub mod error;
 pub mod metrics;
 pub mod net;
 pub mod protocol;
+pub mod route;
 mod run;
 pub mod server;
+pub mod session;
+pub mod topology;
 
 pub use run::{Bound, RunError, run, run_demo};

@@ -8,13 +8,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin;
+use crate::backend::DialGate;
+use crate::command::Family;
 use crate::config::{Config, DemoOptions};
 use crate::metrics::Metrics;
 use crate::net::{BindError, Listener};
-use crate::server::{self, WorkerDied, WorkerHandle};
+use crate::server::{self, Parts, WorkerDied, WorkerHandle};
+use crate::topology::Refresh;
 
-/// Until the command table gives them.
-const FAMILIES: &[&str] = &["other"];
+/// Labels of the command families, by index.
+const FAMILIES: &[&str] = &Family::LABELS;
 
 /// What the proxy is bound to, with the ports that it got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,11 +121,18 @@ async fn serve(
     };
 
     server::raise_open_files(config.limits.max_clients);
+    let config = Arc::new(config);
     let metrics = Metrics::new(FAMILIES, config.workers);
-    let workers = start_workers(&metrics, &shutdown)?;
+    let gate = Arc::new(DialGate::default());
+    let credentials = Parts::credentials(&config);
+    let refresh = Refresh::new(config.seeds.clone(), credentials, gate.clone(), metrics.control().clone());
+    let topology = refresh.shared();
+    let parts =
+        Parts { config: config.clone(), topology: topology.clone(), gate, shutdown: shutdown.clone() };
+    let workers = start_workers(&metrics, &parts)?;
+    tokio::spawn(refresh.run());
     if let Some(listener) = admin {
-        // Until the topology gives it.
-        let ready: admin::Ready = Arc::new(|| true);
+        let ready: admin::Ready = Arc::new(move || topology.snapshot().is_some());
         // Not ended by `shutdown`: a drain that takes long can be watched.
         let alive = CancellationToken::new();
         tokio::spawn(admin::serve(listener, Arc::clone(&metrics), ready, alive));
@@ -134,8 +144,8 @@ async fn serve(
     Ok(())
 }
 
-fn start_workers(metrics: &Metrics, shutdown: &CancellationToken) -> io::Result<Vec<WorkerHandle>> {
-    let spawn = |(index, metrics)| WorkerHandle::spawn(index, Arc::clone(metrics), shutdown.clone());
+fn start_workers(metrics: &Metrics, parts: &Parts) -> io::Result<Vec<WorkerHandle>> {
+    let spawn = |(index, metrics)| WorkerHandle::spawn(index, Arc::clone(metrics), parts.clone());
     metrics.workers().iter().enumerate().map(spawn).collect()
 }
 

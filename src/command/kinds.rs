@@ -117,6 +117,17 @@ impl Family {
         Family::Other,
     ];
 
+    /// The label of every family, by its index.
+    pub const LABELS: [&'static str; Family::ALL.len()] = {
+        let mut labels = [""; Family::ALL.len()];
+        let mut index = 0;
+        while index < labels.len() {
+            labels[index] = Family::ALL[index].label();
+            index += 1;
+        }
+        labels
+    };
+
     /// The family's place in [`Family::ALL`].
     #[inline]
     pub const fn index(self) -> usize {

@@ -8,5 +8,6 @@ pub mod write;
 
 pub use args::{Args, Span};
 pub use reply::{ReplyError, ReplyFramer};
+pub(crate) use request::integer;
 pub use request::{Framed, MAX_BULK, MAX_LINE, RequestError, RequestFramer, RequestLimits};
 pub use write::Protocol;

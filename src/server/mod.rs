@@ -6,7 +6,7 @@
 mod acceptor;
 mod descriptors;
 mod signals;
-mod worker_stub;
+mod worker;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use crate::net::{Listener, Peer, StdStream};
 
 pub use descriptors::raise_open_files;
 pub use signals::cancel_on_signal;
+pub use worker::Parts;
 
 /// New clients that wait for a worker to take them over. A worker takes them at every turn; this many
 /// are a storm of reconnecting clients, and beyond it the kernel's backlog holds them.

@@ -1,0 +1,182 @@
+//! The task of one link: it writes the whole queue once a turn, reads, and hands out the replies.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use super::link::{Link, Queue, State};
+use super::send_buffer::{LARGE, SendBuffer};
+use super::{Backend, Reply, Request};
+use crate::protocol::ReplyFramer;
+
+/// As often a turn reads before it lets others run.
+const READS_PER_TURN: usize = 4;
+
+/// Why a link ended, for people.
+pub(super) type Reason = &'static str;
+
+/// A link's socket and what was read from it but makes no whole reply yet.
+pub(super) struct Connection {
+    link: Rc<Link>,
+    backend: Rc<Backend>,
+    pub(super) stream: TcpStream,
+    input: BytesMut,
+    framer: ReplyFramer,
+}
+
+impl Connection {
+    pub(super) fn new(link: Rc<Link>, backend: Rc<Backend>, stream: TcpStream) -> Self {
+        Connection { link, backend, stream, input: BytesMut::new(), framer: ReplyFramer::default() }
+    }
+
+    /// One turn. Ready when the link has ended.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.link.wakeup.begin(cx);
+        if let Some(reason) = self.link.give_up.get() {
+            return Poll::Ready(reason);
+        }
+        let mut reads = 0;
+        loop {
+            match self.read(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
+                Poll::Ready(Ok(())) => reads += 1,
+            }
+            if reads == READS_PER_TURN {
+                self.link.wakeup.wake();
+                break;
+            }
+        }
+        if let Err(error) = self.write(cx) {
+            return Poll::Ready(reason_of(&error));
+        }
+        if self.link.state.get() == State::Retired && self.link.queue.borrow().entries.is_empty() {
+            return Poll::Ready("the node is not part of the cluster any more");
+        }
+        Poll::Pending
+    }
+
+    /// Reads once and hands out the replies that are whole.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+        let backend = self.backend.clone();
+        if self.input.is_empty() {
+            let mut scratch = backend.scratch.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Err(error) => return Poll::Ready(Err(reason_of(&error))),
+                Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Err("closed by the node")),
+                Ok(()) => {}
+            }
+            self.link.read_since.set(true);
+            backend.clock.tick();
+            let bytes = buffer.filled();
+            let used = match self.replies(bytes) {
+                Ok(used) => used,
+                Err(reason) => return Poll::Ready(Err(reason)),
+            };
+            self.input.extend_from_slice(&bytes[used..]);
+            return Poll::Ready(Ok(()));
+        }
+        let wanted = self.framer.wants().saturating_sub(self.input.len());
+        // What a node announces is believed up to a megabyte at a time.
+        self.input.reserve(wanted.clamp(super::SCRATCH / 4, 1 << 20));
+        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)) {
+            Err(error) => return Poll::Ready(Err(reason_of(&error))),
+            Ok(0) => return Poll::Ready(Err("closed by the node")),
+            Ok(_) => {}
+        }
+        self.link.read_since.set(true);
+        backend.clock.tick();
+        Poll::Ready(self.replies_of_input())
+    }
+
+    /// As [`Self::replies`], from the connection's own buffer, whose large replies need no copy.
+    fn replies_of_input(&mut self) -> Result<(), Reason> {
+        let mut input = std::mem::take(&mut self.input);
+        // The reply that was cut off is the first one.
+        if let Some(len) = self.framer.next(&input).map_err(|_| "garbage from the node")? {
+            if len >= LARGE {
+                let reply = input.split_to(len).freeze();
+                self.hand_out(Reply::Large(reply))?;
+            } else {
+                self.hand_out(Reply::Small(&input[..len]))?;
+                input.advance(len);
+            }
+            let used = self.replies(&input)?;
+            input.advance(used);
+        }
+        if !input.is_empty() {
+            self.input = input;
+        }
+        Ok(())
+    }
+
+    /// Hands out the whole replies in `bytes`; returns how long they are together.
+    fn replies(&mut self, bytes: &[u8]) -> Result<usize, Reason> {
+        let mut used = 0;
+        while used < bytes.len() {
+            match self.framer.next(&bytes[used..]) {
+                Ok(Some(len)) => {
+                    self.hand_out(Reply::Small(&bytes[used..used + len]))?;
+                    used += len;
+                }
+                Ok(None) => break,
+                Err(_) => return Err("garbage from the node"),
+            }
+        }
+        Ok(used)
+    }
+
+    #[inline]
+    fn hand_out(&mut self, reply: Reply<'_>) -> Result<(), Reason> {
+        if reply.bytes().first() == Some(&b'>') {
+            return Ok(());
+        }
+        let mut queue = self.link.queue.borrow_mut();
+        let Queue { send, entries } = &mut *queue;
+        let Some(entry) = entries.pop_front() else { return Err("a reply that nobody asked for") };
+        let len = entry.len as usize;
+        if let Some(receiver) = entry.receiver {
+            receiver.reply(entry.ticket, reply, Request { link: &self.link, buffer: send, len });
+        }
+        send.answer(len);
+        Ok(())
+    }
+
+    /// Writes what the kernel takes.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut queue = self.link.queue.borrow_mut();
+        while queue.send.unwritten() > 0 {
+            let stream = Pin::new(&mut self.stream);
+            let written = match queue.send.single() {
+                Some(bytes) => stream.poll_write(cx, bytes),
+                None => {
+                    let mut slices = SendBuffer::no_slices();
+                    let filled = queue.send.slices(&mut slices);
+                    stream.poll_write_vectored(cx, &slices[..filled])
+                }
+            };
+            match written {
+                Poll::Ready(Ok(count)) => queue.send.wrote(count),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn reason_of(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => "reset by the node",
+        io::ErrorKind::BrokenPipe => "closed by the node",
+        io::ErrorKind::TimedOut => "the node's machine does not answer",
+        _ => "the connection failed",
+    }
+}

@@ -1,0 +1,232 @@
+//! Opening a connection to a node: connect, authenticate, choose the protocol, name it.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::link::OldLink;
+use crate::net::{NodeAddr, tune_node};
+use crate::protocol::{Protocol, ReplyFramer, write};
+
+/// A user and password for the nodes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The ACL user; `default` when none is given.
+    pub user: Option<String>,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials {{ user: {:?}, password: *** }}", self.user)
+    }
+}
+
+/// Why a node can't be used now. None of a command's bytes were sent.
+#[derive(Debug)]
+pub enum DialError {
+    /// The connection could not be made, or ended in the handshake.
+    Io(io::Error),
+    /// Nothing came within `connect_timeout`.
+    Timeout,
+    /// The node wants another password or user: its own words.
+    Auth(String),
+    /// The node has no room for more clients.
+    MaxClients,
+    /// The node answered something else than a Redis server does.
+    Protocol(String),
+}
+
+impl DialError {
+    /// The label for metrics.
+    pub fn kind(&self) -> crate::metrics::DialFailure {
+        use crate::metrics::DialFailure;
+        match self {
+            Self::Io(_) => DialFailure::Refused,
+            Self::Timeout => DialFailure::Timeout,
+            Self::Auth(_) => DialFailure::Auth,
+            Self::MaxClients => DialFailure::MaxClients,
+            Self::Protocol(_) => DialFailure::Other,
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Timeout => f.write_str("no answer within connect_timeout"),
+            Self::Auth(text) => write!(f, "the node refused the password or user: {text}"),
+            Self::MaxClients => f.write_str("the node has reached its max number of clients"),
+            Self::Protocol(text) => write!(f, "unexpected answer in the handshake: {text}"),
+        }
+    }
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A connection that is ready for commands.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection itself, with nothing unread.
+    pub stream: TcpStream,
+    /// The node's number for it, if it told: with it the connection can be killed from another one.
+    pub client_id: Option<u64>,
+}
+
+/// Connects to `addr` and makes the connection ready for commands of clients that speak `protocol`.
+///
+/// `old` are links to the same node that were given up with writes in doubt: they are killed there
+/// first, so that a node that had been stopped can't execute those writes after later ones.
+///
+/// # Errors
+/// See [`DialError`]; no command was sent.
+pub async fn open(
+    addr: &NodeAddr,
+    protocol: Protocol,
+    credentials: Option<&Credentials>,
+    name: &str,
+    old: &[OldLink],
+    limit: Duration,
+) -> Result<Opened, DialError> {
+    let opening = async {
+        let stream = TcpStream::connect((&*addr.host, addr.port)).await?;
+        tune_node(&stream)?;
+        let mut talk = Talk { stream, input: Vec::new(), framer: ReplyFramer::default() };
+        let client_id = talk.introduce(protocol, credentials, name).await?;
+        for link in old {
+            talk.kill(link, client_id).await?;
+        }
+        if !talk.input.is_empty() {
+            return Err(DialError::Protocol("more replies than requests".into()));
+        }
+        Ok(Opened { stream: talk.stream, client_id })
+    };
+    timeout(limit, opening).await.unwrap_or(Err(DialError::Timeout))
+}
+
+/// A connection on which requests are answered one by one.
+struct Talk {
+    stream: TcpStream,
+    input: Vec<u8>,
+    framer: ReplyFramer,
+}
+
+impl Talk {
+    async fn introduce(
+        &mut self,
+        protocol: Protocol,
+        credentials: Option<&Credentials>,
+        name: &str,
+    ) -> Result<Option<u64>, DialError> {
+        let first = first_request(protocol, credentials);
+        let mut requests = Vec::new();
+        if let Some(first) = &first {
+            write::request(&mut requests, first.iter().map(|arg| arg.as_bytes()));
+        }
+        command(&mut requests, &["CLIENT", "SETNAME", name]);
+        command(&mut requests, &["CLIENT", "ID"]);
+        self.stream.write_all(&requests).await?;
+        if first.is_some() {
+            let reply = self.reply().await?;
+            check(&reply)?;
+        }
+        // A name is a courtesy to who reads CLIENT LIST: an ACL may forbid it.
+        let named = self.reply().await?;
+        let id = self.reply().await?;
+        for reply in [&named, &id] {
+            if reply.starts_with(b"-NOAUTH") {
+                check(reply)?;
+            }
+        }
+        Ok(id.strip_prefix(b":").and_then(|id| std::str::from_utf8(id).ok()?.trim_end().parse().ok()))
+    }
+
+    /// Kills a link that was given up with writes in doubt, if it is still there.
+    async fn kill(&mut self, old: &OldLink, own_id: Option<u64>) -> Result<(), DialError> {
+        // A node that was restarted counts from 1 again: the number may be another client's by now.
+        if own_id.is_some_and(|own| own < old.client_id) {
+            return Ok(());
+        }
+        let id = old.client_id.to_string();
+        let listed = self.ask(&["CLIENT", "LIST", "ID", &id]).await?;
+        let is_error = listed.first() == Some(&b'-');
+        if is_error || memchr::memmem::find(&listed, old.name.as_bytes()).is_some() {
+            let killed = self.ask(&["CLIENT", "KILL", "ID", &id]).await?;
+            if killed.starts_with(b"-NOPERM") {
+                tracing::warn!(
+                    "the node does not allow CLIENT KILL: a write in doubt may be executed after a later one"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self, args: &[&str]) -> Result<Vec<u8>, DialError> {
+        let mut request = Vec::new();
+        command(&mut request, args);
+        self.stream.write_all(&request).await?;
+        self.reply().await
+    }
+
+    async fn reply(&mut self) -> Result<Vec<u8>, DialError> {
+        loop {
+            match self.framer.next(&self.input) {
+                Ok(Some(len)) => return Ok(self.input.drain(..len).collect()),
+                Ok(None) => {}
+                Err(error) => return Err(DialError::Protocol(error.to_string())),
+            }
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+}
+
+/// What must succeed before anything else is sent.
+fn first_request(protocol: Protocol, credentials: Option<&Credentials>) -> Option<Vec<String>> {
+    let user = credentials.and_then(|c| c.user.clone());
+    let password = credentials.map(|c| c.password.clone());
+    let mut args: Vec<String> = Vec::new();
+    match (protocol, password) {
+        (Protocol::Resp2, None) => return None,
+        (Protocol::Resp2, Some(password)) => {
+            args.push("AUTH".into());
+            args.extend(user);
+            args.push(password);
+        }
+        (Protocol::Resp3, password) => {
+            args.extend(["HELLO".into(), "3".into()]);
+            if let Some(password) = password {
+                args.extend(["AUTH".into(), user.unwrap_or_else(|| "default".into()), password]);
+            }
+        }
+    }
+    Some(args)
+}
+
+fn check(reply: &[u8]) -> Result<(), DialError> {
+    let Some(error) = reply.strip_prefix(b"-") else { return Ok(()) };
+    let text = String::from_utf8_lossy(error).trim_end().to_owned();
+    Err(match text.split(' ').next().unwrap_or_default() {
+        // The cluster's password was taken away: the node lets everybody in.
+        _ if text.contains("without any password configured") => return Ok(()),
+        "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" => DialError::Auth(text),
+        _ if text.starts_with("ERR max number of clients") => DialError::MaxClients,
+        _ if text.starts_with("ERR invalid password") => DialError::Auth(text),
+        _ => DialError::Protocol(text),
+    })
+}
+
+fn command(out: &mut Vec<u8>, args: &[&str]) {
+    write::request(out, args.iter().map(|arg| arg.as_bytes()));
+}

@@ -1,0 +1,209 @@
+//! One shared, pipelined connection to a node, from its first command to its end.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::send_buffer::{LARGE, SendBuffer};
+use super::{Loss, Receiver, Ticket, Wakeup};
+use crate::net::NodeAddr;
+
+/// What `ASKING` is on the wire.
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
+/// What keeps an idle link from being closed by the node's `timeout`.
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+/// A connection that was given up with writes in doubt; to be killed at the node.
+#[derive(Clone, Debug)]
+pub struct OldLink {
+    /// The node's number for it.
+    pub client_id: u64,
+    /// The name that it got with CLIENT SETNAME.
+    pub name: String,
+}
+
+/// Where a link is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It is being dialled; commands queue.
+    Opening,
+    /// Commands are written.
+    Up,
+    /// No new commands; ends when its last reply has come.
+    Retired,
+    /// It is gone.
+    Closed,
+}
+
+/// One command that waits for its reply. Requests lie in the send buffer one after the other, so an
+/// entry needs only its length.
+pub(super) struct Entry {
+    /// `None`: the reply is for nobody (ASKING, PING).
+    pub(super) receiver: Option<Rc<dyn Receiver>>,
+    pub(super) ticket: Ticket,
+    pub(super) len: u32,
+}
+
+/// What is on its way; entries and their bytes go in step.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) send: SendBuffer,
+    pub(super) entries: VecDeque<Entry>,
+}
+
+/// A shared connection. It is never used again once it ended: its node makes a new one.
+pub struct Link {
+    id: u32,
+    addr: NodeAddr,
+    pub(super) name: String,
+    pub(super) state: Cell<State>,
+    pub(super) queue: RefCell<Queue>,
+    pub(super) wakeup: Wakeup,
+    /// Set by the health check: the task gives up with this reason.
+    pub(super) give_up: Cell<Option<&'static str>>,
+    /// Whether anything was read since the last health check.
+    pub(super) read_since: Cell<bool>,
+    /// How long nothing has been read while replies were due, in health checks.
+    silent: Cell<u32>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link {} to {} ({:?})", self.id, self.addr, self.state.get())
+    }
+}
+
+impl Link {
+    pub(super) fn new(id: u32, addr: NodeAddr, name: String) -> Rc<Self> {
+        Rc::new(Link {
+            id,
+            addr,
+            name,
+            state: Cell::new(State::Opening),
+            queue: RefCell::default(),
+            wakeup: Wakeup::default(),
+            give_up: Cell::new(None),
+            read_since: Cell::new(false),
+            silent: Cell::new(0),
+        })
+    }
+
+    /// Its number, unique within the worker.
+    #[inline]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The node that it leads to.
+    pub fn addr(&self) -> &NodeAddr {
+        &self.addr
+    }
+
+    /// Whether new commands may be queued.
+    #[inline]
+    pub fn takes_commands(&self) -> bool {
+        matches!(self.state.get(), State::Up | State::Opening)
+    }
+
+    /// Whether it is still being dialled.
+    pub fn is_opening(&self) -> bool {
+        self.state.get() == State::Opening
+    }
+
+    /// Request bytes that it holds.
+    pub fn kept(&self) -> usize {
+        self.queue.borrow().send.kept()
+    }
+
+    /// Request bytes that are still to be written.
+    #[inline]
+    pub fn unwritten(&self) -> usize {
+        self.queue.borrow().send.unwritten()
+    }
+
+    /// Queues a copy of `request`; the reply goes to `receiver`.
+    #[inline]
+    pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) {
+        let mut queue = self.queue.borrow_mut();
+        queue.send.push(request);
+        queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
+        drop(queue);
+        self.wakeup.wake();
+    }
+
+    /// Queues `request` without a copy if it is large.
+    pub fn push_bytes(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: Bytes) {
+        if request.len() < LARGE {
+            return self.push(receiver, ticket, &request);
+        }
+        let mut queue = self.queue.borrow_mut();
+        queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
+        queue.send.push_large(request);
+        drop(queue);
+        self.wakeup.wake();
+    }
+
+    /// Queues `ASKING`, which goes for the very next command.
+    pub fn push_asking(&self) {
+        self.push_internal(ASKING);
+    }
+
+    fn push_internal(&self, request: &'static [u8]) {
+        let mut queue = self.queue.borrow_mut();
+        queue.send.push(request);
+        let ticket = Ticket { seq: 0, part: 0 };
+        queue.entries.push_back(Entry { receiver: None, ticket, len: request.len() as u32 });
+        drop(queue);
+        self.wakeup.wake();
+    }
+
+    /// Takes no new commands; those on their way are answered, those of a link that is only being
+    /// dialled go back at once.
+    pub fn retire(&self) {
+        match self.state.get() {
+            State::Up => self.state.set(State::Retired),
+            State::Opening => _ = self.close("the node is not part of the cluster any more"),
+            State::Retired | State::Closed => {}
+        }
+        self.wakeup.wake();
+    }
+
+    /// To be called regularly: gives the link up after `limit` calls without a byte though replies
+    /// are due; pings it if nothing is due, so that the node's `timeout` never meets a command.
+    pub fn check(&self, limit: u32) {
+        if self.state.get() == State::Opening || self.state.get() == State::Closed {
+            return;
+        }
+        let due = !self.queue.borrow().entries.is_empty();
+        if self.read_since.replace(false) || !due {
+            self.silent.set(0);
+        } else if self.silent.replace(self.silent.get() + 1) + 1 >= limit {
+            self.give_up.set(Some("no reply within link_timeout"));
+            self.wakeup.wake();
+        }
+        if !due && self.state.get() == State::Up {
+            self.push_internal(PING);
+        }
+    }
+
+    /// Gives all commands back to who sent them. True if any write is in doubt.
+    pub(super) fn close(&self, reason: &'static str) -> bool {
+        self.state.set(State::Closed);
+        let Queue { mut send, entries } = self.queue.take();
+        let (mut written, mut in_doubt) = (send.written_unanswered(), false);
+        let mut loss = Loss { node: self.addr.clone(), sent: true, reason };
+        for entry in entries {
+            let len = u64::from(entry.len);
+            loss.sent = written >= len;
+            written = written.saturating_sub(len);
+            if let Some(receiver) = entry.receiver {
+                in_doubt |= receiver.lost(entry.ticket, &loss, send.front(entry.len as usize));
+            }
+            send.answer(entry.len as usize);
+        }
+        in_doubt
+    }
+}

@@ -1,0 +1,143 @@
+//! The cluster's nodes and the connections to them. It knows nodes, not slots, and nothing of sessions:
+//! who waits for a reply is a [`Receiver`].
+
+mod clock;
+mod connection;
+mod gate;
+mod handshake;
+mod link;
+mod node;
+mod send_buffer;
+mod wakeup;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::metrics::WorkerMetrics;
+use crate::net::NodeAddr;
+
+pub use clock::Clock;
+pub use gate::DialGate;
+pub use handshake::{Credentials, DialError, open};
+pub use link::Link;
+pub use node::{Down, Node};
+pub use send_buffer::LARGE;
+pub use wakeup::Wakeup;
+
+/// Names the command of a session that a reply is for: its number there, and which part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    /// Counts the session's commands.
+    pub seq: u64,
+    /// Which part of a command that was split; 0 otherwise.
+    pub part: u32,
+}
+
+/// A whole reply, as the node sent it.
+#[derive(Debug)]
+pub enum Reply<'a> {
+    /// In the reading buffer: to be copied.
+    Small(&'a [u8]),
+    /// Large, and taken out of the reading buffer without a copy.
+    Large(Bytes),
+}
+
+impl Reply<'_> {
+    /// The reply's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Reply::Small(bytes) => bytes,
+            Reply::Large(bytes) => bytes,
+        }
+    }
+
+    /// The reply as bytes of its own.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Reply::Small(bytes) => Bytes::copy_from_slice(bytes),
+            Reply::Large(bytes) => bytes,
+        }
+    }
+}
+
+/// A link ended before a command's reply came.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// The node that the link led to.
+    pub node: NodeAddr,
+    /// Whether the command's last byte had been accepted by the kernel: only then can it have been executed.
+    pub sent: bool,
+    /// Why the link ended, for people.
+    pub reason: &'static str,
+}
+
+/// Who waits for replies on a link. Both calls are made while the link runs: the receiver must not
+/// call back into it, but wake its own task.
+pub trait Receiver {
+    /// The reply to `ticket` came; `request` are the bytes that it answers.
+    fn reply(&self, ticket: Ticket, reply: Reply<'_>, request: Request<'_>);
+
+    /// No reply to `ticket` will come. Returns true if a write's outcome is unknown.
+    fn lost(&self, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool;
+}
+
+/// The request that a reply answers; looked up only when somebody asks.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub(crate) link: &'a Rc<Link>,
+    pub(crate) buffer: &'a send_buffer::SendBuffer,
+    pub(crate) len: usize,
+}
+
+impl<'a> Request<'a> {
+    /// Its bytes.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.buffer.front(self.len)
+    }
+
+    /// Its bytes, to keep; those of a large request are shared, not copied.
+    pub fn to_bytes(&self) -> Bytes {
+        self.buffer.front_bytes(self.len)
+    }
+
+    /// The link that it was sent on.
+    pub fn link(&self) -> &'a Rc<Link> {
+        self.link
+    }
+}
+
+/// What every link of one worker shares.
+#[derive(Debug)]
+pub struct Backend {
+    /// How to open and watch links.
+    pub settings: Settings,
+    /// Bounds the dials of the whole process.
+    pub gate: Arc<DialGate>,
+    /// The worker's clock.
+    pub clock: Clock,
+    /// Counts for this worker.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Where links and sessions read into; what is left over goes to a buffer of their own, so that
+    /// an idle connection holds none.
+    pub scratch: RefCell<Box<[u8]>>,
+}
+
+/// How links are opened and watched.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What to show to the nodes.
+    pub credentials: Option<Credentials>,
+    /// Shared links per node and protocol version, at least 1.
+    pub connections_per_node: usize,
+    /// Connecting and the handshake together may take this long.
+    pub connect_timeout: Duration,
+    /// A link is given up when replies are due and nothing has come for this long.
+    pub link_timeout: Duration,
+}
+
+/// As much is read at once: the window in which the kernel batches under load.
+pub const SCRATCH: usize = 64 * 1024;

@@ -1,0 +1,181 @@
+//! A node as one worker sees it: its links, and when it may be dialled again.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use super::handshake::{self, DialError};
+use super::link::{Link, OldLink, State};
+use super::{Backend, Settings};
+use crate::net::{NodeAddr, set_linger_zero};
+use crate::protocol::Protocol;
+
+/// The first wait after a failed dial is up to this long,
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// and no wait is longer: a node that comes back is to be found within a second.
+const BACKOFF_MOST: Duration = Duration::from_millis(500);
+
+/// A node that has no link and may not be dialled yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Down {
+    /// From when on it may be dialled.
+    pub until: Instant,
+    /// Since when every dial has failed, if one has.
+    pub since: Option<Instant>,
+}
+
+/// A node and this worker's links to it.
+#[derive(Debug)]
+pub struct Node {
+    addr: NodeAddr,
+    backend: Rc<Backend>,
+    slots: Vec<Slot>,
+    failures: Cell<u32>,
+    down: Cell<Option<Down>>,
+    retired: Cell<bool>,
+}
+
+/// One place for a link: the link that is there now, and those to be killed before the next one.
+#[derive(Debug, Default)]
+struct Slot {
+    link: RefCell<Option<Rc<Link>>>,
+    old: RefCell<Vec<OldLink>>,
+}
+
+thread_local! {
+    /// Links are counted per worker, which is a thread.
+    static NEXT_LINK: Cell<u32> = const { Cell::new(1) };
+}
+
+impl Node {
+    /// A node without links; they are opened on first use.
+    pub fn new(addr: NodeAddr, backend: Rc<Backend>) -> Rc<Self> {
+        let slots = (0..2 * backend.settings.connections_per_node).map(|_| Slot::default()).collect();
+        let (failures, down, retired) = (Cell::new(0), Cell::new(None), Cell::new(false));
+        Rc::new(Node { addr, backend, slots, failures, down, retired })
+    }
+
+    /// Where it is.
+    pub fn addr(&self) -> &NodeAddr {
+        &self.addr
+    }
+
+    /// The link for a session: always the same one for the same `session`, while it lives.
+    ///
+    /// # Errors
+    /// There is none and none may be dialled yet.
+    #[inline]
+    pub fn link(self: &Rc<Self>, protocol: Protocol, session: u64) -> Result<Rc<Link>, Down> {
+        let per_protocol = self.slots.len() / 2;
+        let which = if per_protocol == 1 { 0 } else { session as usize % per_protocol };
+        let slot = match protocol {
+            Protocol::Resp2 => which,
+            Protocol::Resp3 => per_protocol + which,
+        };
+        if let Some(link) = &*self.slots[slot].link.borrow()
+            && link.takes_commands()
+        {
+            return Ok(link.clone());
+        }
+        self.open(protocol, slot)
+    }
+
+    /// Starts to open a link.
+    #[cold]
+    fn open(self: &Rc<Self>, protocol: Protocol, slot: usize) -> Result<Rc<Link>, Down> {
+        let now = Instant::now();
+        let since = self.down.get().and_then(|down| down.since);
+        if let Some(down) = self.down.get()
+            && down.until > now
+        {
+            return Err(down);
+        }
+        self.backend.gate.take(&self.addr, now).map_err(|until| Down { until, since })?;
+        let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
+        let link = Link::new(id, self.addr.clone(), format!("slotmux-{:08x}-{id}", fastrand::u32(..)));
+        *self.slots[slot].link.borrow_mut() = Some(link.clone());
+        self.backend.metrics.dials.add(1);
+        tokio::task::spawn_local(self.clone().run(link.clone(), protocol, slot));
+        Ok(link)
+    }
+
+    /// A link's whole life.
+    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, slot: usize) {
+        let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
+        let old = self.slots[slot].old.borrow().clone();
+        let opened =
+            handshake::open(&self.addr, protocol, credentials.as_ref(), &link.name, &old, *connect_timeout)
+                .await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.dial_failed(&link, &error),
+        };
+        self.slots[slot].old.borrow_mut().retain(|link| !old.iter().any(|o| o.client_id == link.client_id));
+        if self.failures.replace(0) > 0 {
+            tracing::info!(node = %self.addr, "connected again");
+        }
+        self.down.set(None);
+        if link.state.get() != State::Opening {
+            return;
+        }
+        link.state.set(State::Up);
+        self.backend.metrics.links.add(1);
+        let mut connection = Connection::new(link.clone(), self.backend.clone(), opened.stream);
+        let reason = poll_fn(|cx| connection.poll(cx)).await;
+        self.backend.metrics.links.sub(1);
+        if link.close(reason) {
+            // The node must neither read nor execute what is in doubt, now or after it goes on.
+            _ = set_linger_zero(&connection.stream);
+            if let Some(client_id) = opened.client_id {
+                self.slots[slot].old.borrow_mut().push(OldLink { client_id, name: link.name.clone() });
+            }
+        }
+        if !self.retired.get() {
+            tracing::info!(node = %self.addr, reason, "a link ended");
+        }
+    }
+
+    fn dial_failed(&self, link: &Link, error: &DialError) {
+        self.backend.metrics.dial_failures[error.kind().index()].add(1);
+        let now = Instant::now();
+        let failures = self.failures.replace(self.failures.get().saturating_add(1));
+        let most = BACKOFF_MOST.min(BACKOFF_FIRST.saturating_mul(1 << failures.min(10)));
+        let until = now + most.mul_f64(fastrand::f64());
+        let since = self.down.get().and_then(|down| down.since).unwrap_or(now);
+        self.down.set(Some(Down { until, since: Some(since) }));
+        if failures == 0 && !self.retired.get() {
+            tracing::warn!(node = %self.addr, %error, "a node can't be connected to; trying on");
+        }
+        link.close("the node can't be connected to");
+    }
+
+    /// Since when every dial has failed, if the last one did.
+    pub fn down_since(&self) -> Option<Instant> {
+        self.down.get().and_then(|down| down.since)
+    }
+
+    /// Gives back the commands that wait for links which are still being dialled: another node may
+    /// serve them by now.
+    pub fn give_back_unsent(&self) {
+        for link in self.links().filter(|link| link.is_opening()) {
+            link.close("the topology changed");
+        }
+    }
+
+    /// Lets all links end once their replies have come.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.links().for_each(|link| link.retire());
+    }
+
+    /// See [`Link::check`].
+    pub fn check(&self, limit: u32) {
+        self.links().for_each(|link| link.check(limit));
+    }
+
+    fn links(&self) -> impl Iterator<Item = Rc<Link>> {
+        self.slots.iter().filter_map(|slot| slot.link.borrow().clone())
+    }
+}

@@ -1,0 +1,126 @@
+//! The replies of a command's parts become one reply. Pure.
+
+use crate::command::Merge;
+use crate::protocol::{ReplyFramer, write};
+
+/// Appends the reply that `parts` make together. An error of any part is the reply, the first part's first.
+///
+/// `order` says for every key of the request which part has it; parts keep the order of their keys.
+pub fn merge(how: Merge, parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) {
+    let begin = out.len();
+    if let Some(error) = parts.iter().find(|part| matches!(part.first(), Some(b'-' | b'!'))) {
+        out.extend_from_slice(error);
+        return;
+    }
+    let done = match how {
+        Merge::Pass | Merge::AllSucceeded => parts.first().map(|part| out.extend_from_slice(part)),
+        Merge::Sum => integers(parts).map(|all| write::integer(out, all.iter().sum())),
+        Merge::MinInt => {
+            integers(parts).map(|all| write::integer(out, all.iter().copied().min().unwrap_or_default()))
+        }
+        Merge::LogicalAnd => logical_and(parts, out),
+        Merge::Concat => concat(parts, out),
+        Merge::ByKeyOrder => by_key_order(parts, order, out),
+    };
+    if done.is_none() {
+        out.truncate(begin);
+        write::error(out, "ERR the nodes' replies can't be merged: unexpected reply type");
+    }
+}
+
+fn integers(parts: &[&[u8]]) -> Option<Vec<i64>> {
+    let integer = |part: &&[u8]| {
+        let digits = part.strip_prefix(b":")?.strip_suffix(b"\r\n")?;
+        std::str::from_utf8(digits).ok()?.parse().ok()
+    };
+    parts.iter().map(integer).collect()
+}
+
+/// An array's (or set's) count and its elements.
+fn elements(part: &[u8]) -> Option<(usize, &[u8])> {
+    let rest = part.strip_prefix(b"*").or_else(|| part.strip_prefix(b"~"))?;
+    let end = memchr::memchr(b'\r', rest)?;
+    let count = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+    Some((count, &rest[end + 2..]))
+}
+
+fn concat(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    let all = parts.iter().map(|part| elements(part)).collect::<Option<Vec<_>>>()?;
+    write::array(out, all.iter().map(|(count, _)| count).sum());
+    all.iter().for_each(|(_, elements)| out.extend_from_slice(elements));
+    Some(())
+}
+
+fn logical_and(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    let mut rows = Vec::new();
+    for part in parts {
+        let (count, mut rest) = elements(part)?;
+        let mut row = Vec::with_capacity(count);
+        for _ in 0..count {
+            let element = first_element(&mut rest)?;
+            row.push(integers(&[element])?[0]);
+        }
+        rows.push(row);
+    }
+    let first = rows.first()?;
+    write::array(out, first.len());
+    for column in 0..first.len() {
+        let all = rows.iter().all(|row| row.get(column) == Some(&1));
+        write::integer(out, i64::from(all));
+    }
+    Some(())
+}
+
+fn by_key_order(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<()> {
+    let mut rests =
+        parts.iter().map(|part| elements(part).map(|(_, rest)| rest)).collect::<Option<Vec<_>>>()?;
+    write::array(out, order.len());
+    for part in order {
+        out.extend_from_slice(first_element(rests.get_mut(*part as usize)?)?);
+    }
+    Some(())
+}
+
+/// Cuts off the first element.
+fn first_element<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = ReplyFramer::default().next(rest).ok().flatten()?;
+    let (element, tail) = rest.split_at(len);
+    *rest = tail;
+    Some(element)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(how: Merge, parts: &[&str], order: &[u32]) -> String {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+        let mut out = Vec::new();
+        merge(how, &parts, order, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn values_come_in_the_order_of_the_keys() {
+        let parts = ["*2\r\n$1\r\na\r\n$1\r\nc\r\n", "*1\r\n$-1\r\n"];
+        assert_eq!(merged(Merge::ByKeyOrder, &parts, &[0, 1, 0]), "*3\r\n$1\r\na\r\n$-1\r\n$1\r\nc\r\n");
+    }
+
+    #[test]
+    fn counts_are_summed_and_arrays_joined() {
+        assert_eq!(merged(Merge::Sum, &[":1\r\n", ":41\r\n"], &[]), ":42\r\n");
+        assert_eq!(merged(Merge::Concat, &["*1\r\n$1\r\na\r\n", "*0\r\n"], &[]), "*1\r\n$1\r\na\r\n");
+        assert_eq!(
+            merged(Merge::LogicalAnd, &["*2\r\n:1\r\n:0\r\n", "*2\r\n:1\r\n:1\r\n"], &[]),
+            "*2\r\n:1\r\n:0\r\n"
+        );
+        assert_eq!(merged(Merge::AllSucceeded, &["+OK\r\n", "+OK\r\n"], &[]), "+OK\r\n");
+    }
+
+    #[test]
+    fn one_error_is_the_reply_and_what_does_not_fit_is_an_error() {
+        assert_eq!(merged(Merge::Sum, &[":1\r\n", "-ERR x\r\n", "-ERR y\r\n"], &[]), "-ERR x\r\n");
+        assert!(merged(Merge::Sum, &[":1\r\n", "+OK\r\n"], &[]).starts_with("-ERR "));
+        assert!(merged(Merge::ByKeyOrder, &["*0\r\n"], &[0]).starts_with("-ERR "));
+    }
+}

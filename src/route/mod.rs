@@ -1,0 +1,9 @@
+//! From a request to a node: planning, the worker's routing table, redirects, and merging replies.
+
+pub mod merge;
+pub mod plan;
+mod redirect;
+mod routes;
+
+pub use redirect::Signal;
+pub use routes::{Moved, Routes};

@@ -1,0 +1,242 @@
+//! One worker's routing table: the snapshot, and what the nodes have said since.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{Backend, Node};
+use crate::net::NodeAddr;
+use crate::topology::{Cause, NO_SHARD, SLOTS, Shared, Snapshot, Table};
+
+/// Who owns a slot, according to a MOVED that no snapshot has confirmed or refuted yet.
+#[derive(Debug)]
+struct Overlay {
+    addr: NodeAddr,
+    at: Instant,
+}
+
+/// What was made of a MOVED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// The slot's owner is noted: commands may go there now.
+    Noted,
+    /// No node of the cluster has named that address yet: wait for a refresh.
+    Unknown,
+}
+
+/// Slot → node, one load and one compare on the hot path; everything else is for when it changes.
+#[derive(Debug)]
+pub struct Routes {
+    backend: Rc<Backend>,
+    shared: Arc<Shared>,
+    /// Goes up with every change.
+    version: u64,
+    /// Goes up with every new table.
+    tables: u64,
+    table: Option<Arc<Table>>,
+    /// When the newest view in the table was asked for.
+    asked: Option<Instant>,
+    /// For each slot an index into `nodes`, or [`NO_SHARD`].
+    owners: Box<[u16]>,
+    nodes: Vec<Rc<Node>>,
+    overlay: HashMap<u16, Overlay>,
+    /// Slots seen to be moving (ASK, TRYAGAIN) since that time.
+    open: HashMap<u16, Instant>,
+    /// Since when some slot has had no owner.
+    uncovered: Option<Instant>,
+}
+
+impl Routes {
+    /// Routes to nowhere yet.
+    pub fn new(backend: Rc<Backend>, shared: Arc<Shared>) -> Self {
+        Routes {
+            backend,
+            shared,
+            version: 1,
+            tables: 0,
+            table: None,
+            asked: None,
+            owners: vec![NO_SHARD; SLOTS].into(),
+            nodes: Vec::new(),
+            overlay: HashMap::new(),
+            open: HashMap::new(),
+            uncovered: Some(Instant::now()),
+        }
+    }
+
+    /// Changes with every change of the routes: a session compares it once a turn.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Changes with every new table, not with a MOVED.
+    pub fn tables(&self) -> u64 {
+        self.tables
+    }
+
+    /// When the newest view in the table was asked for.
+    pub fn asked(&self) -> Option<Instant> {
+        self.asked
+    }
+
+    /// The node that owns `slot`.
+    #[inline]
+    pub fn owner(&self, slot: u16) -> Option<&Rc<Node>> {
+        self.nodes.get(usize::from(self.owners[usize::from(slot)]))
+    }
+
+    /// Since when some slot has had no owner.
+    pub fn uncovered_since(&self) -> Option<Instant> {
+        self.uncovered
+    }
+
+    /// A slot of every shard that owns one: each names its shard until the table changes.
+    pub fn shard_slots(&self) -> Vec<u16> {
+        let mut first: HashMap<u16, u16> = HashMap::new();
+        for (slot, owner) in self.owners.iter().enumerate() {
+            if *owner != NO_SHARD {
+                first.entry(*owner).or_insert(slot as u16);
+            }
+        }
+        let mut slots: Vec<u16> = first.into_values().collect();
+        slots.sort_unstable();
+        slots
+    }
+
+    /// Whether every slot has an owner.
+    pub fn all_covered(&self) -> bool {
+        self.uncovered.is_none()
+    }
+
+    /// A slot that has an owner, at random.
+    pub fn any_slot(&self) -> Option<u16> {
+        let start = fastrand::usize(..SLOTS);
+        (0..SLOTS)
+            .map(|i| (start + i) % SLOTS)
+            .find(|slot| self.owners[*slot] != NO_SHARD)
+            .map(|slot| slot as u16)
+    }
+
+    /// Whether `slot` is being moved, as far as is known.
+    pub fn is_open(&self, slot: u16) -> bool {
+        self.open.contains_key(&slot) || self.table.as_ref().is_some_and(|table| table.open.contains(&slot))
+    }
+
+    /// Whether any slot is being moved.
+    #[inline]
+    pub fn any_open(&self) -> bool {
+        !self.open.is_empty() || self.table.as_ref().is_some_and(|table| !table.open.is_empty())
+    }
+
+    /// The node at `addr`, if the cluster has named that address.
+    pub fn node(&mut self, addr: &NodeAddr) -> Option<Rc<Node>> {
+        let addr = self.table.as_ref()?.known.get(addr)?.clone();
+        let index = self.index_of(&addr);
+        self.nodes.get(usize::from(index)).cloned()
+    }
+
+    /// The index of the node at `addr`, which is made if it is not there.
+    fn index_of(&mut self, addr: &NodeAddr) -> u16 {
+        if let Some(index) = self.nodes.iter().position(|node| node.addr() == addr) {
+            return index as u16;
+        }
+        self.nodes.push(Node::new(addr.clone(), self.backend.clone()));
+        (self.nodes.len() - 1) as u16
+    }
+
+    /// Asks for a refresh.
+    pub fn refresh(&self, cause: Cause, node: Option<&NodeAddr>) {
+        self.shared.ask(cause, node);
+    }
+
+    /// Notes that `asked` said that `slot` is owned by `to`, and asks for a refresh.
+    pub fn moved(&mut self, slot: u16, to: &NodeAddr, asked: &NodeAddr) -> Moved {
+        let known = self.table.as_ref().and_then(|table| table.known.get(to).cloned());
+        let Some(addr) = known else {
+            // Only nodes that the cluster names are connected to: who sent the redirect knows of it.
+            self.refresh(Cause::Redirect, Some(asked));
+            return Moved::Unknown;
+        };
+        self.refresh(Cause::Redirect, Some(&addr));
+        if self.owner(slot).is_none_or(|node| *node.addr() != addr) {
+            self.owners[usize::from(slot)] = self.index_of(&addr);
+            self.version += 1;
+        }
+        self.overlay.insert(slot, Overlay { addr, at: Instant::now() });
+        Moved::Noted
+    }
+
+    /// Notes that `slot` is being moved.
+    pub fn opened(&mut self, slot: u16) {
+        self.open.insert(slot, Instant::now());
+    }
+
+    /// Takes over what a refresh found. True if the routes changed.
+    pub fn install(&mut self, snapshot: &Snapshot) -> bool {
+        let oldest = snapshot.asked.iter().map(|(_, at)| *at).min();
+        self.asked = oldest.max(self.asked);
+        let same = self.table.as_ref().is_some_and(|table| Arc::ptr_eq(table, &snapshot.table));
+        let overlays = self.overlay.len();
+        self.overlay.retain(|slot, overlay| !refutes(snapshot, *slot, overlay));
+        self.open.retain(|_, at| oldest.is_none_or(|oldest| *at > oldest));
+        if same && overlays == self.overlay.len() {
+            return false;
+        }
+        self.table = Some(snapshot.table.clone());
+        self.rebuild(&snapshot.table);
+        self.version += 1;
+        if !same {
+            self.tables += 1;
+            // Commands that wait for a node that is being dialled may have a better place to go.
+            self.nodes.iter().for_each(|node| node.give_back_unsent());
+        }
+        true
+    }
+
+    fn rebuild(&mut self, table: &Table) {
+        let wanted: HashSet<&NodeAddr> =
+            table.shards.iter().map(|s| &s.addr).chain(self.overlay.values().map(|o| &o.addr)).collect();
+        let (stay, go): (Vec<_>, Vec<_>) =
+            self.nodes.drain(..).partition(|node: &Rc<Node>| wanted.contains(node.addr()));
+        self.nodes = stay;
+        go.iter().for_each(|node| node.retire());
+        let indices: Vec<u16> = table.shards.iter().map(|shard| self.index_of(&shard.addr)).collect();
+        for (owner, shard) in self.owners.iter_mut().zip(&table.owners) {
+            *owner = indices.get(usize::from(*shard)).copied().unwrap_or(NO_SHARD);
+        }
+        for (slot, addr) in self.overlay.iter().map(|(slot, o)| (*slot, o.addr.clone())).collect::<Vec<_>>() {
+            self.owners[usize::from(slot)] = self.index_of(&addr);
+        }
+        match self.owners.contains(&NO_SHARD) {
+            true => self.uncovered = self.uncovered.or(Some(Instant::now())),
+            false => self.uncovered = None,
+        }
+    }
+
+    /// All nodes that this worker has to do with.
+    pub fn nodes(&self) -> &[Rc<Node>] {
+        &self.nodes
+    }
+}
+
+/// Whether a snapshot knows better than a MOVED: it was asked for after it, and its owner's claim is
+/// not older than the claims of the node that MOVED named.
+fn refutes(snapshot: &Snapshot, slot: u16, overlay: &Overlay) -> bool {
+    if !snapshot.asked.iter().any(|(_, at)| *at > overlay.at) {
+        return false;
+    }
+    let named = snapshot.table.shards.iter().find(|shard| shard.addr == overlay.addr);
+    let owner = snapshot.table.owner(slot);
+    match (owner, named) {
+        (Some(owner), _) if owner.addr == overlay.addr => true,
+        (Some(owner), Some(named)) => {
+            let asked_itself =
+                snapshot.asked.iter().any(|(addr, at)| *addr == overlay.addr && *at > overlay.at);
+            asked_itself || owner.epoch >= named.epoch
+        }
+        (Some(_), None) => true,
+        (None, named) => named.is_none(),
+    }
+}

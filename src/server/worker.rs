@@ -1,0 +1,101 @@
+//! A worker's thread: its runtime, its routes, and the clients that it is given.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
+use crate::backend::{Backend, Clock, Credentials, DialGate, SCRATCH, Settings};
+use crate::config::Config;
+use crate::metrics::WorkerMetrics;
+use crate::net::Stream;
+use crate::session::{self, Worker};
+use crate::topology::Shared;
+
+/// Numbers the clients of the process, as CLIENT ID tells them.
+static NEXT_CLIENT: AtomicU64 = AtomicU64::new(1);
+
+/// What every worker is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The topology.
+    pub topology: Arc<Shared>,
+    /// Bounds the dials of the process.
+    pub gate: Arc<DialGate>,
+    /// Cancelled when the process is to stop.
+    pub shutdown: CancellationToken,
+}
+
+impl Parts {
+    /// What the nodes are shown.
+    pub fn credentials(config: &Config) -> Option<Credentials> {
+        config.cluster_auth.as_ref().map(|auth| Credentials {
+            user: auth.user.clone(),
+            password: String::from_utf8_lossy(auth.password.as_bytes()).into_owned(),
+        })
+    }
+}
+
+impl WorkerHandle {
+    /// Starts a worker's thread, which drains and ends when `parts.shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be made.
+    pub fn spawn(index: usize, metrics: Arc<WorkerMetrics>, parts: Parts) -> io::Result<Self> {
+        let (sender, incoming) = mpsc::channel::<Incoming>(INCOMING_QUEUE);
+        let ended = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let guard = ended.clone().drop_guard();
+        let counted = metrics.clone();
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let _guard = guard;
+            LocalSet::new().block_on(&runtime, work(incoming, counted, parts));
+        })?;
+        Ok(Self { index, sender, clients: Arc::new(AtomicUsize::new(0)), metrics, ended })
+    }
+}
+
+/// Serves the clients that come, until the process stops and the last one is gone.
+async fn work(mut incoming: mpsc::Receiver<Incoming>, metrics: Arc<WorkerMetrics>, parts: Parts) {
+    let Parts { config, topology, gate, shutdown } = parts;
+    let settings = Settings {
+        credentials: Parts::credentials(&config),
+        connections_per_node: config.connections_per_node,
+        connect_timeout: config.limits.connect_timeout,
+        link_timeout: config.limits.link_timeout,
+    };
+    let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    let backend =
+        Rc::new(Backend { settings, gate, clock: Clock::default(), metrics: metrics.clone(), scratch });
+    let worker = Worker::new(backend, topology, config, shutdown.clone());
+    spawn_local(worker.clone().keep());
+    let clients = TaskTracker::new();
+    loop {
+        let client = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            client = incoming.recv() => client,
+        };
+        let Some(Incoming { stream, slot, .. }) = client else { break };
+        let Ok(stream) = Stream::from_std(stream) else { continue };
+        metrics.connections.add(1);
+        metrics.clients.add(1);
+        let (worker, metrics) = (worker.clone(), metrics.clone());
+        clients.spawn_local(async move {
+            session::serve(stream, worker, NEXT_CLIENT.fetch_add(1, Relaxed)).await;
+            metrics.clients.sub(1);
+            drop(slot);
+        });
+    }
+    clients.close();
+    clients.wait().await;
+}

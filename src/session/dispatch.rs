@@ -1,0 +1,207 @@
+//! From a framed request to the links: what is planned goes straight into their buffers.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::Session;
+use super::gather::Gather;
+use super::lanes::{Held, History};
+use super::pending::{Pending, Progress, State};
+use crate::backend::{Link, Reply, Ticket};
+use crate::command::{KeyError, Spec};
+use crate::error::ClientError;
+use crate::protocol::{Args, Protocol};
+use crate::route::Routes;
+use crate::route::plan::{self, Groups, PlanError};
+use crate::topology::Cause;
+
+/// A request's bytes: to be copied, or taken over when they are many.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    Slice(&'a [u8]),
+    Owned(&'a Bytes),
+}
+
+impl Source<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Source::Slice(bytes) => bytes.len(),
+            Source::Owned(bytes) => bytes.len(),
+        }
+    }
+
+    fn to_bytes(self) -> Bytes {
+        match self {
+            Source::Slice(bytes) => Bytes::copy_from_slice(bytes),
+            Source::Owned(bytes) => bytes.clone(),
+        }
+    }
+}
+
+/// What planning needs, borrowed for one turn.
+pub(super) struct Planner<'a> {
+    pub(super) session: &'a Rc<Session>,
+    pub(super) state: &'a mut State,
+    pub(super) routes: &'a Routes,
+    pub(super) protocol: Protocol,
+    pub(super) now: u64,
+}
+
+impl Planner<'_> {
+    /// Sends a request whose keys all hash to one slot, or answers it with the reason why not.
+    #[inline]
+    pub(super) fn keyed(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        match plan::slot(spec, args) {
+            Ok((slot, keys)) => self.one(spec, slot, keys, request),
+            Err(PlanError::CrossSlot) => self.fail(spec, &ClientError::CrossSlot),
+            Err(PlanError::Keys(KeyError::LetServerAnswer)) => self.anywhere(spec, request),
+            Err(PlanError::Keys(error @ KeyError::Unpaired(_))) => {
+                self.answer_error(spec, &error.to_string())
+            }
+        }
+    }
+
+    /// Sends a request without keys to any shard.
+    pub(super) fn anywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
+        // Without any owner it waits for slot 0's, as good as any.
+        let slot = self.routes.any_slot().unwrap_or(0);
+        self.one(spec, slot, 0, request);
+    }
+
+    #[inline]
+    fn one(&mut self, spec: &'static Spec, slot: u16, keys: usize, request: Source<'_>) {
+        let ticket = Ticket { seq: self.state.next_seq(), part: 0 };
+        let len = request.len() as u32;
+        let progress = Progress::Waiting;
+        self.state.push(Pending { started: self.now, spec: Some(spec), len, slot, link: 0, progress });
+        self.send(ticket, slot, keys, request);
+    }
+
+    /// Sends one request, or holds it. Its entry must be there.
+    #[inline]
+    fn send(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
+        if self.state.lanes.is_none()
+            && !(keys > 1 && self.routes.any_open())
+            && let Some(node) = self.routes.owner(slot)
+            && let Ok(link) = node.link(self.protocol, self.session.id)
+        {
+            self.state.set_link(ticket, link.id());
+            return self.push(&link, ticket, request);
+        }
+        self.send_watched(ticket, slot, keys, request);
+    }
+
+    #[cold]
+    fn send_watched(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
+        let link = match self.routes.owner(slot) {
+            Some(node) => node.link(self.protocol, self.session.id).ok(),
+            None => {
+                self.routes.refresh(Cause::Uncovered, None);
+                None
+            }
+        };
+        // `watch` notes all that is on its way: this one is not, yet.
+        self.state.watch();
+        if let Some(lanes) = &mut self.state.lanes {
+            lanes.back(slot, ticket);
+            if let Some(link) = link
+                && lanes.lane(slot).is_free_for(link.id())
+                && !link.is_opening()
+            {
+                let alone = keys > 1 && self.routes.is_open(slot);
+                lanes.sent(slot, ticket, link.id(), History::default(), alone);
+                self.state.set_link(ticket, link.id());
+                return self.push(&link, ticket, request);
+            }
+        }
+        let held = Held { not_before: 0, ..self.session.held(ticket, request.to_bytes(), 0) };
+        self.state.hold(slot, held);
+    }
+
+    #[inline]
+    fn push(&self, link: &Link, ticket: Ticket, request: Source<'_>) {
+        let session = self.session.clone();
+        match request {
+            Source::Slice(bytes) => link.push(session, ticket, bytes),
+            Source::Owned(bytes) => link.push_bytes(session, ticket, bytes.clone()),
+        }
+    }
+
+    /// Cuts a request by slot.
+    pub(super) fn split(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        let groups = match Groups::of(spec, args) {
+            Ok(groups) => groups,
+            Err(KeyError::LetServerAnswer) => return self.anywhere(spec, request),
+            Err(error @ KeyError::Unpaired(_)) => return self.answer_error(spec, &error.to_string()),
+        };
+        if let Some(slot) = groups.single_slot() {
+            return self.one(spec, slot, groups.keys(), request);
+        }
+        let parts = groups.iter().count();
+        let gather = Gather::new(spec.merge, groups.order(), parts);
+        let seq = self.gather(spec, request.len(), gather);
+        let mut part_request = Vec::new();
+        for group in groups.iter() {
+            part_request.clear();
+            groups.write(args, group, &mut part_request);
+            let slot = group[0].0;
+            self.part(seq, slot, group.len(), Source::Slice(&part_request));
+        }
+    }
+
+    /// Sends a request to every shard.
+    pub(super) fn everywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
+        let slots = self.routes.shard_slots();
+        if slots.is_empty() {
+            // Nobody is known yet: it waits like any other command, and goes to one.
+            return self.one(spec, 0, 0, request);
+        }
+        let gather = Gather::new(spec.merge, Vec::new(), slots.len());
+        let seq = self.gather(spec, request.len(), gather);
+        for slot in slots {
+            self.part(seq, slot, 0, request);
+        }
+    }
+
+    fn gather(&mut self, spec: &'static Spec, len: usize, gather: Gather) -> u64 {
+        let seq = self.state.next_seq();
+        let progress = Progress::Parts(Box::new(gather));
+        self.state.push(Pending {
+            started: self.now,
+            spec: Some(spec),
+            len: len as u32,
+            slot: 0,
+            link: 0,
+            progress,
+        });
+        seq
+    }
+
+    fn part(&mut self, seq: u64, slot: u16, keys: usize, request: Source<'_>) {
+        let Some(Pending { progress: Progress::Parts(gather), .. }) = self.state.get(seq) else { return };
+        let part = gather.add(slot, 0);
+        self.send(Ticket { seq, part }, slot, keys, request);
+    }
+
+    /// Answers with an error that the proxy makes.
+    pub(super) fn fail(&mut self, spec: &'static Spec, error: &ClientError) {
+        self.session.worker.backend.metrics.errors[error.kind().index()].add(1);
+        self.answer_error(spec, &error.to_string());
+    }
+
+    fn answer_error(&mut self, spec: &'static Spec, text: &str) {
+        let mut out = Vec::new();
+        crate::protocol::write::error(&mut out, text);
+        self.answer(Some(spec), out.into());
+    }
+
+    /// Answers a command here: the reply only keeps its place.
+    pub(super) fn answer(&mut self, spec: Option<&'static Spec>, reply: Bytes) {
+        let seq = self.state.next_seq();
+        let progress = Progress::Waiting;
+        self.state.push(Pending { started: self.now, spec, len: 0, slot: 0, link: 0, progress });
+        let metrics = &self.session.worker.backend.metrics;
+        self.state.complete(Ticket { seq, part: 0 }, Reply::Large(reply), self.now, metrics);
+    }
+}

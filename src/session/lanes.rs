@@ -1,0 +1,268 @@
+//! What keeps a session's commands on one slot in order while anything about that slot is changing.
+//!
+//! On the steady path there are no lanes: all commands of a slot go down one link, which keeps order by
+//! itself. Lanes exist from the moment a command has to wait or the routes change under commands that
+//! are on their way, until those have been answered. Per slot they know which commands are on their way,
+//! on which link, and which are held back. The rules:
+//!
+//! - a command may be sent when none is held before it and all on their way are on the same link;
+//! - a command is repeated only when no later one is on its way;
+//! - a command is not repeated at all when a later one that shares a key with it took effect, or may have.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::backend::Ticket;
+use crate::command::{Spec, resolve};
+use crate::net::NodeAddr;
+use crate::protocol::{RequestFramer, RequestLimits};
+
+/// Where a held command goes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// To the owner of its slot.
+    Owner,
+    /// To this node, with ASKING.
+    Ask(NodeAddr),
+}
+
+/// A redirect that may be a script's own words: it counts once a refresh has confirmed it.
+#[derive(Clone, Debug)]
+pub(crate) struct Unconfirmed {
+    /// The node that it names.
+    pub(crate) to: NodeAddr,
+    /// When it came: a view that was asked for later decides.
+    pub(crate) at: std::time::Instant,
+}
+
+/// A command that waits to be sent (again).
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) ticket: Ticket,
+    pub(crate) request: Bytes,
+    pub(crate) next: Next,
+    /// Not before this time of the worker's clock, in nanoseconds,
+    pub(crate) not_before: u64,
+    /// unless there is a newer table than this one.
+    pub(crate) tables: u64,
+    pub(crate) history: History,
+    pub(crate) unconfirmed: Option<Unconfirmed>,
+    /// A later command that shares a key with it took effect.
+    pub(crate) forbidden: bool,
+}
+
+/// What a command has been through.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    /// How often it was sent, or could not be.
+    pub(crate) tries: u32,
+    /// The last error that the cluster gave for it, as it was sent.
+    pub(crate) error: Option<Bytes>,
+}
+
+#[derive(Debug)]
+struct OnWay {
+    ticket: Ticket,
+    history: History,
+}
+
+/// One slot of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    /// The link that everything on its way went down.
+    link: u32,
+    on_way: VecDeque<OnWay>,
+    /// In the order in which the client sent them.
+    held: VecDeque<Held>,
+    /// A command with several keys in a slot that is being moved: nothing may follow it until its reply.
+    alone: Option<Ticket>,
+}
+
+/// Which links the next command of a lane may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Any.
+    Open,
+    /// The one that earlier commands are on.
+    Only(u32),
+    /// None.
+    Closed,
+}
+
+impl Way {
+    pub(crate) fn allows(self, link: u32) -> bool {
+        self == Way::Open || self == Way::Only(link)
+    }
+}
+
+/// All slots of one session that need watching.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    by_slot: HashMap<u16, Lane>,
+    /// The slots in which commands are held.
+    holding: BTreeSet<u16>,
+    held: usize,
+    held_bytes: usize,
+    /// Commands from this one on were sent by the present routes, with nothing held before them.
+    pub(crate) until: u64,
+}
+
+impl Lane {
+    /// Whether a new command may go down `link` now.
+    pub(crate) fn is_free_for(&self, link: u32) -> bool {
+        self.held.is_empty() && self.way().allows(link)
+    }
+
+    /// Where the first held command may go now.
+    pub(crate) fn way(&self) -> Way {
+        match self.alone {
+            Some(_) => Way::Closed,
+            None if self.on_way.is_empty() => Way::Open,
+            None => Way::Only(self.link),
+        }
+    }
+
+    /// Whether commands later than `ticket` are on their way.
+    pub(crate) fn has_later_on_way(&self, ticket: Ticket) -> bool {
+        self.on_way.iter().any(|on_way| on_way.ticket > ticket)
+    }
+
+    pub(crate) fn first_held(&mut self) -> Option<&mut Held> {
+        self.held.front_mut()
+    }
+}
+
+impl Lanes {
+    pub(crate) fn lane(&mut self, slot: u16) -> &mut Lane {
+        self.by_slot.entry(slot).or_default()
+    }
+
+    /// Whether any command is held.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.held > 0
+    }
+
+    /// How many commands are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Request bytes of the commands that are held.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// The slots in which commands are held.
+    pub(crate) fn holding(&self) -> Vec<u16> {
+        self.holding.iter().copied().collect()
+    }
+
+    /// Notes that a command went down `link`; `alone` if nothing may follow it until its reply.
+    pub(crate) fn sent(&mut self, slot: u16, ticket: Ticket, link: u32, history: History, alone: bool) {
+        let lane = self.lane(slot);
+        lane.link = link;
+        lane.on_way.push_back(OnWay { ticket, history });
+        if alone {
+            lane.alone = Some(ticket);
+        }
+    }
+
+    /// Notes that a command is not on its way any more; what it has been through.
+    pub(crate) fn back(&mut self, slot: u16, ticket: Ticket) -> History {
+        let Some(lane) = self.by_slot.get_mut(&slot) else { return History::default() };
+        if lane.alone == Some(ticket) {
+            lane.alone = None;
+        }
+        let at = lane.on_way.iter().position(|on_way| on_way.ticket == ticket);
+        at.and_then(|at| lane.on_way.remove(at)).map(|on_way| on_way.history).unwrap_or_default()
+    }
+
+    /// Notes that a command took effect, or may have: those before it must not be repeated after it.
+    pub(crate) fn took_effect(&mut self, slot: u16, ticket: Ticket, request: &[u8], spec: &Spec) {
+        let Some(lane) = self.by_slot.get_mut(&slot) else { return };
+        for earlier in lane.held.iter_mut().filter(|held| held.ticket < ticket) {
+            if earlier.history.tries > 0 && conflict(&earlier.request, request, spec) {
+                earlier.forbidden = true;
+            }
+        }
+    }
+
+    /// Holds a command back.
+    pub(crate) fn hold(&mut self, slot: u16, held: Held) {
+        self.held += 1;
+        self.held_bytes += held.request.len();
+        self.holding.insert(slot);
+        let lane = self.lane(slot);
+        let at = lane.held.partition_point(|other| other.ticket < held.ticket);
+        lane.held.insert(at, held);
+    }
+
+    /// Whether command `seq`, or a part of it, is held.
+    pub(crate) fn holds(&self, seq: u64) -> bool {
+        self.holding.iter().any(|slot| {
+            self.by_slot.get(slot).is_some_and(|lane| lane.held.iter().any(|held| held.ticket.seq == seq))
+        })
+    }
+
+    /// Takes the first held command of a slot.
+    pub(crate) fn release(&mut self, slot: u16) -> Option<Held> {
+        let lane = self.by_slot.get_mut(&slot)?;
+        let held = lane.held.pop_front()?;
+        if lane.held.is_empty() {
+            self.holding.remove(&slot);
+        }
+        self.held -= 1;
+        self.held_bytes -= held.request.len();
+        Some(held)
+    }
+}
+
+/// Whether two requests share a key and at least one of them writes.
+fn conflict(earlier: &[u8], later: &[u8], later_spec: &Spec) -> bool {
+    let (mut a, mut b) = (RequestFramer::default(), RequestFramer::default());
+    let (Some((earlier_spec, earlier)), Some((_, later))) = (keys(&mut a, earlier), keys(&mut b, later))
+    else {
+        return true;
+    };
+    !(earlier_spec.is_readonly() && later_spec.is_readonly()) && earlier.iter().any(|key| later.contains(key))
+}
+
+/// The keys of a request that was framed and planned before.
+fn keys<'a>(framer: &'a mut RequestFramer, request: &'a [u8]) -> Option<(&'static Spec, Vec<&'a [u8]>)> {
+    let limits = RequestLimits { arguments: usize::MAX >> 1, bytes: usize::MAX, unauthenticated: false };
+    framer.next(request, &limits).ok()??;
+    let args = framer.args(request);
+    let spec = resolve(&args).ok()?;
+    let mut keys = Vec::new();
+    spec.for_each_key(&args, &mut |index| keys.push(args.get(index))).ok()?;
+    Some((spec, keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(words: &str) -> Vec<u8> {
+        let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+        let mut out = Vec::new();
+        crate::protocol::write::request(&mut out, words.into_iter());
+        out
+    }
+
+    fn conflicts(earlier: &str, later: &str) -> bool {
+        let (earlier, later) = (request(earlier), request(later));
+        let mut framer = RequestFramer::default();
+        let spec = keys(&mut framer, &later).unwrap().0;
+        conflict(&earlier, &later, spec)
+    }
+
+    #[test]
+    fn a_repeat_conflicts_with_a_later_command_on_the_same_key_unless_both_only_read() {
+        assert!(conflicts("MSET {t}a 1 {t}b 1", "SET {t}a 2"));
+        assert!(conflicts("GET {t}a", "SET {t}a 2"));
+        assert!(conflicts("SET {t}a 2", "GET {t}a"));
+        assert!(!conflicts("GET {t}a", "MGET {t}a {t}b"));
+        assert!(!conflicts("MSET {t}a 1 {t}b 1", "SET {t}c 2"));
+    }
+}

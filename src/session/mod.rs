@@ -1,0 +1,83 @@
+//! One client: its turn, its pending commands, and what it takes to keep them in order while the cluster
+//! changes. One file per duty; none of them but the turn touches the socket.
+
+mod dispatch;
+mod gather;
+mod lanes;
+mod local;
+mod output;
+mod pending;
+mod pump;
+mod recover;
+mod turn;
+mod worker;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
+use crate::net::Stream;
+
+use pending::State;
+pub use worker::Worker;
+
+/// What a client's task and the links share of it.
+#[derive(Debug)]
+pub struct Session {
+    id: u64,
+    worker: Rc<Worker>,
+    wakeup: Wakeup,
+    state: RefCell<State>,
+}
+
+impl Receiver for Session {
+    #[inline]
+    fn reply(&self, ticket: Ticket, reply: Reply<'_>, request: Request<'_>) {
+        let mut state = self.state.borrow_mut();
+        if state.gone {
+            return;
+        }
+        let is_error = reply.bytes().first() == Some(&b'-');
+        if (is_error && self.redirected(&mut state, ticket, reply.bytes(), request))
+            || self.answered(&mut state, ticket, reply, request)
+        {
+            self.wakeup.wake();
+        }
+    }
+
+    fn lost(&self, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool {
+        let mut state = self.state.borrow_mut();
+        if state.gone {
+            return loss.sent;
+        }
+        self.wakeup.wake();
+        self.lost_on_way(&mut state, ticket, loss, request)
+    }
+}
+
+impl Session {
+    /// Takes a command's own result. True if the session's task has something to do.
+    #[inline]
+    fn answered(&self, state: &mut State, ticket: Ticket, reply: Reply<'_>, request: Request<'_>) -> bool {
+        if state.lanes.is_some() {
+            self.watched_answer(state, ticket, request.bytes());
+        }
+        if reply.bytes().first() == Some(&b'-') {
+            self.worker.backend.metrics.server_errors.add(1);
+        }
+        let backend = &self.worker.backend;
+        state.complete(ticket, reply, backend.clock.now(), &backend.metrics) || state.lanes.is_some()
+    }
+}
+
+/// Serves one client until it leaves, does something that closes the connection, or the worker drains.
+pub async fn serve(stream: Stream, worker: Rc<Worker>, id: u64) {
+    let session =
+        Rc::new(Session { id, worker: worker.clone(), wakeup: Wakeup::default(), state: RefCell::default() });
+    worker.enter(&session);
+    let mut turn = turn::Turn::new(session.clone(), stream);
+    poll_fn(|cx| turn.poll(cx)).await;
+    session.state.borrow_mut().leave();
+    worker.leave(&session);
+}

@@ -1,0 +1,131 @@
+//! What a client has still to be sent.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+/// Small replies are gathered in one buffer, large ones are kept as they are.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// What goes first: large replies, and what was gathered in front of them.
+    chunks: VecDeque<Bytes>,
+    /// Bytes in `chunks`.
+    chunked: usize,
+    /// What goes last.
+    tail: Vec<u8>,
+    /// How much of `tail` has been written; only when `chunks` is empty.
+    written: usize,
+}
+
+impl Output {
+    /// Where to append a small reply.
+    #[inline]
+    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    /// Appends a reply without a copy, or with one where that is cheaper.
+    pub(crate) fn push(&mut self, reply: Bytes) {
+        if reply.len() < crate::backend::LARGE {
+            self.tail.extend_from_slice(&reply);
+            return;
+        }
+        if self.tail.len() > self.written {
+            let mut gathered = Bytes::from(std::mem::take(&mut self.tail));
+            gathered.advance(std::mem::take(&mut self.written));
+            self.chunked += gathered.len();
+            self.chunks.push_back(gathered);
+        } else {
+            self.tail.clear();
+            self.written = 0;
+        }
+        self.chunked += reply.len();
+        self.chunks.push_back(reply);
+    }
+
+    /// Bytes to be written.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.chunked + self.tail.len() - self.written
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All there is to write, if it is in one piece.
+    #[inline]
+    pub(crate) fn single(&self) -> Option<&[u8]> {
+        self.chunks.is_empty().then(|| &self.tail[self.written..])
+    }
+
+    /// What to write next; the number of slices that were filled.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; 16]) -> usize {
+        let mut count = 0;
+        let parts = self.chunks.iter().map(|chunk| &chunk[..]).chain(Some(&self.tail[self.written..]));
+        for (part, slice) in parts.filter(|part| !part.is_empty()).zip(slices.iter_mut()) {
+            *slice = IoSlice::new(part);
+            count += 1;
+        }
+        count
+    }
+
+    /// Notes that the kernel has taken `count` more bytes.
+    #[inline]
+    pub(crate) fn wrote(&mut self, mut count: usize) {
+        while let Some(chunk) = self.chunks.front_mut() {
+            if count < chunk.len() {
+                chunk.advance(count);
+                self.chunked -= count;
+                return;
+            }
+            count -= chunk.len();
+            self.chunked -= chunk.len();
+            self.chunks.pop_front();
+        }
+        self.written += count;
+        if self.written == self.tail.len() {
+            self.written = 0;
+            self.tail.clear();
+        }
+    }
+
+    /// Gives back memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Output::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_come_out_in_order_whatever_their_size_and_the_writes() {
+        let (mut output, mut expected, mut got) = (Output::default(), Vec::new(), Vec::new());
+        for i in 0..500usize {
+            let reply = vec![i as u8; if i % 11 == 0 { crate::backend::LARGE + i } else { i % 200 }];
+            expected.extend_from_slice(&reply);
+            output.push(Bytes::from(reply));
+            for round in 0..i % 3 {
+                let mut slices = [IoSlice::new(&[]); 16];
+                let filled = output.slices(&mut slices);
+                let mut bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+                bytes.truncate(1 + 5000 * round);
+                output.wrote(bytes.len());
+                got.extend(bytes);
+            }
+        }
+        while !output.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let filled = output.slices(&mut slices);
+            let bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+            output.wrote(bytes.len());
+            got.extend(bytes);
+        }
+        assert_eq!(got, expected);
+    }
+}

@@ -1,0 +1,237 @@
+//! A session's commands that have not been answered, in the order in which they came.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::gather::Gather;
+use super::lanes::{Held, History, Lanes};
+use super::output::Output;
+use crate::backend::{Reply, Ticket};
+use crate::command::Spec;
+use crate::metrics::WorkerMetrics;
+
+/// One command that has not been answered.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// When it was framed, in nanoseconds of the worker's clock.
+    pub(crate) started: u64,
+    /// `None` for a request that was answered here and is no known command.
+    pub(crate) spec: Option<&'static Spec>,
+    /// How long its request is.
+    pub(crate) len: u32,
+    pub(crate) slot: u16,
+    /// The link that it was sent on, unless it was cut into parts.
+    pub(crate) link: u32,
+    pub(crate) progress: Progress,
+}
+
+/// How far a command is.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Sent or held: the reply is still to come.
+    Waiting,
+    /// Cut into parts.
+    Parts(Box<Gather>),
+    /// The reply is there, but not that of an earlier command.
+    Done(Bytes),
+}
+
+/// What a session and its links share.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    queue: VecDeque<Pending>,
+    /// The number of the first command in the queue.
+    base: u64,
+    /// Request bytes of the commands in the queue.
+    bytes: usize,
+    pub(crate) out: Output,
+    pub(crate) lanes: Option<Box<Lanes>>,
+    /// The routes' version that the commands in the queue were sent by.
+    pub(crate) version: u64,
+    /// It was idle when the worker looked last.
+    pub(crate) idle_since_round: bool,
+    /// The client has gone: what still comes for it is dropped.
+    pub(crate) gone: bool,
+}
+
+impl State {
+    /// The number that the next command gets.
+    #[inline]
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.base + self.queue.len() as u64
+    }
+
+    /// The number of the first command that has not been answered.
+    #[inline]
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Request bytes of the commands that have not been answered.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds a command, whose number is [`State::next_seq`] before the call.
+    #[inline]
+    pub(crate) fn push(&mut self, pending: Pending) {
+        self.bytes += pending.len as usize;
+        self.queue.push_back(pending);
+    }
+
+    pub(crate) fn get(&mut self, seq: u64) -> Option<&mut Pending> {
+        self.queue.get_mut(seq.checked_sub(self.base)? as usize)
+    }
+
+    /// The slot that `ticket` is for.
+    pub(crate) fn slot(&mut self, ticket: Ticket) -> u16 {
+        match self.get(ticket.seq) {
+            Some(Pending { progress: Progress::Parts(gather), .. }) => gather.slot(ticket.part),
+            Some(pending) => pending.slot,
+            None => 0,
+        }
+    }
+
+    /// Notes that `ticket` was sent (again) on `link`.
+    pub(crate) fn set_link(&mut self, ticket: Ticket, link: u32) {
+        match self.get(ticket.seq) {
+            Some(Pending { progress: Progress::Parts(gather), .. }) => gather.set_link(ticket.part, link),
+            Some(pending) => pending.link = link,
+            None => {}
+        }
+    }
+
+    /// Takes the reply to `ticket`. True if anything can be written to the client now.
+    #[inline]
+    pub(crate) fn complete(
+        &mut self,
+        ticket: Ticket,
+        reply: Reply<'_>,
+        now: u64,
+        metrics: &WorkerMetrics,
+    ) -> bool {
+        if ticket.seq == self.base
+            && let Some(Pending { progress: Progress::Waiting, .. }) = self.queue.front()
+        {
+            match reply {
+                Reply::Small(bytes) => self.out.tail().extend_from_slice(bytes),
+                Reply::Large(bytes) => self.out.push(bytes),
+            }
+            self.pop(now, metrics);
+            self.flush(now, metrics);
+            return true;
+        }
+        let Some(pending) = self.get(ticket.seq) else { return false };
+        match &mut pending.progress {
+            Progress::Parts(gather) => _ = gather.complete(ticket.part, reply),
+            progress => *progress = Progress::Done(reply.into_bytes()),
+        }
+        self.flush(now, metrics)
+    }
+
+    /// Moves the replies that are next in line to the output. True if there were any.
+    #[inline]
+    pub(crate) fn flush(&mut self, now: u64, metrics: &WorkerMetrics) -> bool {
+        let before = self.base;
+        while let Some(front) = self.queue.front_mut() {
+            match &mut front.progress {
+                Progress::Done(reply) => self.out.push(std::mem::take(reply)),
+                Progress::Parts(gather) if gather.is_done() => gather.merge(self.out.tail()),
+                _ => break,
+            }
+            self.pop(now, metrics);
+        }
+        self.base != before
+    }
+
+    #[inline]
+    fn pop(&mut self, now: u64, metrics: &WorkerMetrics) {
+        if let Some(pending) = self.queue.pop_front() {
+            self.base += 1;
+            self.bytes -= pending.len as usize;
+            if let Some(spec) = pending.spec {
+                metrics.latency[spec.family.index()].record(now.saturating_sub(pending.started));
+            }
+        }
+    }
+
+    /// Begins to watch the slots of what is on its way.
+    pub(crate) fn watch(&mut self) -> &mut Lanes {
+        let next = self.next_seq();
+        let lanes = self.lanes.get_or_insert_with(|| {
+            let mut lanes = Box::<Lanes>::default();
+            for (seq, pending) in (self.base..).zip(&self.queue) {
+                match &pending.progress {
+                    Progress::Waiting => {
+                        let ticket = Ticket { seq, part: 0 };
+                        lanes.sent(pending.slot, ticket, pending.link, History::default(), false);
+                    }
+                    Progress::Parts(gather) => {
+                        for (part, slot, link) in gather.waiting() {
+                            lanes.sent(slot, Ticket { seq, part }, link, History::default(), false);
+                        }
+                    }
+                    Progress::Done(_) => {}
+                }
+            }
+            lanes
+        });
+        lanes.until = next;
+        lanes
+    }
+
+    /// Holds a command back (again).
+    pub(crate) fn hold(&mut self, slot: u16, held: Held) {
+        let lanes = self.watch();
+        lanes.hold(slot, held);
+    }
+
+    /// Stops watching when everything that was sent by older routes has been answered.
+    pub(crate) fn unwatch(&mut self) -> bool {
+        let done = self.lanes.as_ref().is_some_and(|lanes| !lanes.is_holding() && self.base >= lanes.until);
+        if done {
+            self.lanes = None;
+        }
+        done
+    }
+
+    /// Forgets everything: the client has gone.
+    pub(crate) fn leave(&mut self) {
+        *self = State { gone: true, base: self.next_seq(), ..State::default() };
+    }
+
+    /// Drops all commands from the first held one on. How many there were.
+    pub(crate) fn abandon_held(&mut self) -> usize {
+        let first = (self.base..).zip(&self.queue).find(|(seq, _)| self.is_held(*seq)).map(|(seq, _)| seq);
+        let Some(first) = first else { return 0 };
+        let keep = (first - self.base) as usize;
+        let dropped = self.queue.len() - keep;
+        self.bytes -= self.queue.drain(keep..).map(|pending| pending.len as usize).sum::<usize>();
+        self.lanes = None;
+        dropped
+    }
+
+    fn is_held(&self, seq: u64) -> bool {
+        self.lanes.as_ref().is_some_and(|lanes| lanes.holds(seq))
+    }
+
+    /// Gives back memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+        self.out.shrink();
+    }
+}

@@ -1,0 +1,223 @@
+//! Sending what is held, as soon as it may go: in order, inside its deadline, and never in the way of
+//! another slot.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Session;
+use super::lanes::{Held, Lanes, Next};
+use super::pending::State;
+use super::recover::backoff;
+use crate::backend::{Down, Link, Reply};
+use crate::command::resolve;
+use crate::error::ClientError;
+use crate::protocol::{Protocol, RequestFramer, RequestLimits};
+use crate::route::Routes;
+use crate::topology::Cause;
+
+/// What to do with the first held command of a lane.
+enum Step {
+    /// It goes down this link.
+    Send(Rc<Link>),
+    /// It, and all behind it, wait until this time of the worker's clock.
+    Wait(u64),
+    /// They wait for a reply that is on its way.
+    WaitForReply,
+    /// It gets this error.
+    Fail(Failure),
+    /// What looked like a redirect was its own reply.
+    OwnReply,
+}
+
+enum Failure {
+    /// The cluster's last error, or else this.
+    Cluster(ClientError),
+    /// A later command took effect.
+    Forbidden,
+}
+
+impl Session {
+    /// Sends what is held and may go. Returns the time of the worker's clock at which to look again.
+    #[cold]
+    pub(super) fn pump(
+        self: &Rc<Self>,
+        state: &mut State,
+        routes: &mut Routes,
+        protocol: Protocol,
+    ) -> Option<u64> {
+        let mut lanes = state.lanes.take()?;
+        let now = self.worker.backend.clock.tick();
+        let mut due: Option<u64> = None;
+        let mut sent = false;
+        for slot in lanes.holding() {
+            while let Some(first) = lanes.lane(slot).first_held().map(|held| held.ticket) {
+                let started = state.get(first.seq).map_or(0, |pending| pending.started);
+                let step = self.step(&mut lanes, routes, slot, protocol, started, now);
+                match step {
+                    Step::WaitForReply => break,
+                    Step::Wait(until) => {
+                        due = Some(due.map_or(until, |due| due.min(until)));
+                        break;
+                    }
+                    Step::Send(link) => {
+                        let Some(held) = lanes.release(slot) else { break };
+                        let alone = routes.is_open(slot) && has_several_keys(&held.request);
+                        state.set_link(held.ticket, link.id());
+                        self.send_held(&link, &held);
+                        lanes.sent(slot, held.ticket, link.id(), held.history, alone);
+                        sent = true;
+                    }
+                    Step::Fail(failure) => {
+                        let Some(held) = lanes.release(slot) else { break };
+                        self.fail(state, held, failure);
+                    }
+                    Step::OwnReply => {
+                        let Some(held) = lanes.release(slot) else { break };
+                        let reply = held.history.error.unwrap_or_default();
+                        let backend = &self.worker.backend;
+                        state.complete(held.ticket, Reply::Large(reply), now, &backend.metrics);
+                    }
+                }
+            }
+        }
+        if sent {
+            lanes.until = state.next_seq();
+        }
+        state.lanes = Some(lanes);
+        due
+    }
+
+    fn step(
+        &self,
+        lanes: &mut Lanes,
+        routes: &mut Routes,
+        slot: u16,
+        protocol: Protocol,
+        started: u64,
+        now: u64,
+    ) -> Step {
+        let lane = lanes.lane(slot);
+        let Some(held) = lane.first_held() else { return Step::WaitForReply };
+        let ticket = held.ticket;
+        if held.history.tries > 0 && lane.has_later_on_way(ticket) {
+            return Step::WaitForReply;
+        }
+        let way = lane.way();
+        let Some(held) = lane.first_held() else { return Step::WaitForReply };
+        if held.forbidden {
+            return Step::Fail(Failure::Forbidden);
+        }
+        let deadline = started + self.worker.config.limits.command_deadline.as_nanos() as u64;
+        let expired = now >= deadline;
+        let tables = routes.tables();
+        let new_table = held.tables != u64::MAX && held.tables != tables;
+        if held.tables == u64::MAX {
+            held.tables = tables;
+        }
+        if let Some(unconfirmed) = &held.unconfirmed {
+            if !expired && routes.asked().is_none_or(|asked| asked <= unconfirmed.at) {
+                return Step::Wait(deadline);
+            }
+            let owner = routes.owner(slot).is_some_and(|node| *node.addr() == unconfirmed.to);
+            if !owner && !(matches!(held.next, Next::Ask(_)) && routes.is_open(slot)) {
+                return Step::OwnReply;
+            }
+            held.unconfirmed = None;
+        }
+        if now < held.not_before && !new_table && !expired {
+            return Step::Wait(held.not_before.min(deadline));
+        }
+        let tried = held.history.tries > 0;
+        let target = match &held.next {
+            Next::Ask(addr) => routes.node(addr),
+            Next::Owner => routes.owner(slot).cloned(),
+        };
+        let Some(node) = target else {
+            routes.refresh(Cause::Uncovered, None);
+            let long = routes.uncovered_since().is_some_and(|since| self.is_long(since));
+            return self.wait_or_fail(held, expired || long, now, deadline, tables, "Hash slot not served");
+        };
+        match node.link(protocol, self.id) {
+            Ok(link) if expired && (tried || link.is_opening()) => {
+                self.wait_or_fail(held, true, now, deadline, tables, "The node does not answer")
+            }
+            Ok(link) if link.is_opening() && node.down_since().is_some_and(|since| self.is_long(since)) => {
+                self.wait_or_fail(held, true, now, deadline, tables, "The node has been down for long")
+            }
+            Ok(link) if way.allows(link.id()) => Step::Send(link),
+            Ok(_) => Step::WaitForReply,
+            Err(Down { since, until }) => {
+                routes.refresh(Cause::Connection, None);
+                let long = since.is_some_and(|since| self.is_long(since));
+                held.not_before = now + until.saturating_duration_since(Instant::now()).as_nanos() as u64;
+                self.wait_or_fail(held, expired || long, now, deadline, tables, "The node is down")
+            }
+        }
+    }
+
+    /// Whether something has lasted for longer than a whole deadline: then waiting helps nobody.
+    fn is_long(&self, since: Instant) -> bool {
+        since.elapsed() > self.worker.config.limits.command_deadline
+    }
+
+    fn wait_or_fail(
+        &self,
+        held: &mut Held,
+        fail: bool,
+        now: u64,
+        deadline: u64,
+        tables: u64,
+        reason: &'static str,
+    ) -> Step {
+        if fail {
+            let error = ClientError::ClusterDown { reason: reason.into() };
+            return Step::Fail(Failure::Cluster(error));
+        }
+        held.history.tries += 1;
+        held.tables = tables;
+        // Not sooner than the node may be dialled, and not so often that it costs.
+        held.not_before = held.not_before.max(now + backoff(held.history.tries));
+        Step::Wait(held.not_before.min(deadline))
+    }
+
+    fn send_held(self: &Rc<Self>, link: &Link, held: &Held) {
+        if matches!(held.next, Next::Ask(_)) {
+            link.push_asking();
+        }
+        if held.history.tries > 0 {
+            self.worker.backend.metrics.replays.add(1);
+        }
+        link.push_bytes(self.clone(), held.ticket, held.request.clone());
+    }
+
+    /// Answers a held command with the cluster's last error, word for word, or with the proxy's own.
+    fn fail(&self, state: &mut State, held: Held, failure: Failure) {
+        let backend = &self.worker.backend;
+        let error = match failure {
+            Failure::Cluster(error) => error,
+            Failure::Forbidden => ClientError::OrderConflict,
+        };
+        backend.metrics.errors[error.kind().index()].add(1);
+        let reply = held.history.error.unwrap_or_else(|| {
+            let mut text = Vec::new();
+            error.append_to(&mut text);
+            text.into()
+        });
+        state.complete(held.ticket, Reply::Large(reply), backend.clock.now(), &backend.metrics);
+    }
+
+    /// Until when a turn may sleep.
+    pub(super) fn instant(&self, nanos: u64) -> Instant {
+        self.worker.backend.clock.instant(nanos).max(Instant::now() + Duration::from_micros(100))
+    }
+}
+
+fn has_several_keys(request: &[u8]) -> bool {
+    let limits = RequestLimits { arguments: usize::MAX >> 1, bytes: usize::MAX, unauthenticated: false };
+    let mut framer = RequestFramer::default();
+    let Ok(Some(_)) = framer.next(request, &limits) else { return false };
+    let args = framer.args(request);
+    let mut keys = 0;
+    let spec = resolve(&args);
+    spec.is_ok_and(|spec| spec.for_each_key(&args, &mut |_| keys += 1).is_ok()) && keys > 1
+}

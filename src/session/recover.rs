@@ -1,0 +1,215 @@
+//! What becomes of a command that the cluster did not execute, or whose link was lost.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Session;
+use super::gather::Gather;
+use super::lanes::{Held, History, Next, Unconfirmed};
+use super::pending::{Pending, Progress, State};
+use crate::backend::{Loss, Reply, Request, Ticket};
+use crate::command::{Flags, Merge, Route, resolve};
+use crate::error::ClientError;
+use crate::metrics::Redirect;
+use crate::protocol::{RequestFramer, RequestLimits};
+use crate::route::plan::Groups;
+use crate::route::{Moved, Signal};
+use crate::topology::Cause;
+
+/// So many redirects of one command are followed at once; nodes that send it round and round are asked
+/// more slowly.
+const PROMPT: u32 = 3;
+/// The first wait is about this long,
+const BACKOFF_FIRST: Duration = Duration::from_millis(2);
+/// and no wait is longer: it adds to the latency of a command whose slot is free again.
+const BACKOFF_MOST: Duration = Duration::from_millis(50);
+
+/// A wait that doubles with every try, jittered by half, in nanoseconds.
+pub(super) fn backoff(tries: u32) -> u64 {
+    let most = BACKOFF_FIRST.saturating_mul(1 << tries.min(10)).min(BACKOFF_MOST);
+    most.mul_f64(0.5 + fastrand::f64() / 2.0).as_nanos() as u64
+}
+
+impl Session {
+    /// Looks at an error reply. True if the command was not executed and is held now to be sent again.
+    #[cold]
+    pub(super) fn redirected(
+        &self,
+        state: &mut State,
+        ticket: Ticket,
+        reply: &[u8],
+        request: Request<'_>,
+    ) -> bool {
+        let from = request.link().addr().clone();
+        let Some(signal) = Signal::parse(reply, &from) else { return false };
+        let slot = state.slot(ticket);
+        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
+        // Scripts and functions can answer with such a text of their own making.
+        let may_be_own = spec.flags.has(Flags::NO_MANDATORY_KEYS);
+        if may_be_own && !signal.is_exact(reply) {
+            return false;
+        }
+        if matches!(&signal, Signal::Moved { slot: s, .. } | Signal::Ask { slot: s, .. } if *s != slot) {
+            return false;
+        }
+        self.worker.backend.metrics.redirects[kind(&signal) as usize].add(1);
+        let mut history = state.watch().back(slot, ticket);
+        history.tries += 1;
+        history.error = Some(Bytes::copy_from_slice(reply));
+        if signal == Signal::TryAgain && self.split(state, ticket, slot, request.bytes(), &history) {
+            return true;
+        }
+        let (next, wait, to) = self.follow(&signal, &request, history.tries);
+        let unconfirmed = to.filter(|_| may_be_own).map(|to| Unconfirmed { to, at: Instant::now() });
+        let held = Held { history, next, unconfirmed, ..self.held(ticket, request.to_bytes(), wait) };
+        state.hold(slot, held);
+        true
+    }
+
+    /// Where to go after `signal`, how long to wait before (nanoseconds), and the node that it named.
+    fn follow(
+        &self,
+        signal: &Signal,
+        request: &Request<'_>,
+        tries: u32,
+    ) -> (Next, u64, Option<crate::net::NodeAddr>) {
+        let from = request.link().addr();
+        let mut routes = self.worker.routes.borrow_mut();
+        let prompt = if tries <= PROMPT { 0 } else { backoff(tries - PROMPT) };
+        match signal {
+            Signal::Moved { to, .. } if to == from => {
+                // The connection leads to somebody else than who has that address now.
+                request.link().retire();
+                routes.refresh(Cause::Redirect, None);
+                (Next::Owner, backoff(tries), None)
+            }
+            Signal::Moved { slot, to } => match routes.moved(*slot, to, from) {
+                Moved::Noted => (Next::Owner, prompt, Some(to.clone())),
+                Moved::Unknown => (Next::Owner, backoff(tries + 4), Some(to.clone())),
+            },
+            Signal::Ask { slot, to } => {
+                routes.opened(*slot);
+                if routes.node(to).is_some() {
+                    return (Next::Ask(to.clone()), prompt, Some(to.clone()));
+                }
+                routes.refresh(Cause::Redirect, Some(from));
+                (Next::Owner, backoff(tries + 4), Some(to.clone()))
+            }
+            Signal::TryAgain => (Next::Owner, backoff(tries), None),
+            Signal::ClusterDown | Signal::ReadOnly => {
+                routes.refresh(Cause::Uncovered, None);
+                (Next::Owner, backoff(tries), None)
+            }
+            Signal::Loading | Signal::MasterDown => {
+                routes.refresh(Cause::Connection, None);
+                (Next::Owner, backoff(tries), None)
+            }
+        }
+    }
+
+    /// A command of several keys in a half-moved slot is asked key by key, if it is of the kind that may
+    /// be: then each key is found where it is. True if it was.
+    fn split(&self, state: &mut State, ticket: Ticket, slot: u16, request: &[u8], history: &History) -> bool {
+        self.worker.routes.borrow_mut().opened(slot);
+        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
+        // MSET is not: it would be torn where it is whole today.
+        if spec.route != Route::Split || spec.merge == Merge::AllSucceeded {
+            return false;
+        }
+        let limits = RequestLimits { arguments: usize::MAX >> 1, bytes: usize::MAX, unauthenticated: false };
+        let mut framer = RequestFramer::default();
+        let Ok(Some(_)) = framer.next(request, &limits) else { return false };
+        let args = framer.args(request);
+        let Some(groups) = resolve(&args).ok().and_then(|spec| Groups::of(spec, &args).ok()) else {
+            return false;
+        };
+        if groups.keys() < 2 {
+            return false;
+        }
+        let Some(pending) = state.get(ticket.seq) else { return false };
+        let gather = gather_of(pending, spec.merge, groups.keys());
+        let parts: Vec<u32> = std::iter::once(ticket.part).chain(gather.split(ticket.part)).collect();
+        for (key, part) in groups.iter().flatten().zip(parts) {
+            let mut one = Vec::new();
+            groups.write(&args, std::slice::from_ref(key), &mut one);
+            let ticket = Ticket { seq: ticket.seq, part };
+            let held = Held { history: history.clone(), ..self.held(ticket, one.into(), 0) };
+            state.hold(slot, held);
+        }
+        true
+    }
+
+    /// A command to be held for `wait` nanoseconds.
+    pub(super) fn held(&self, ticket: Ticket, request: Bytes, wait: u64) -> Held {
+        Held {
+            ticket,
+            request,
+            next: Next::Owner,
+            not_before: self.worker.backend.clock.tick() + wait,
+            tables: u64::MAX,
+            history: History::default(),
+            unconfirmed: None,
+            forbidden: false,
+        }
+    }
+
+    /// A command's link ended. True if it was a write that may have been executed.
+    pub(super) fn lost_on_way(&self, state: &mut State, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool {
+        let slot = state.slot(ticket);
+        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
+        let mut history = state.watch().back(slot, ticket);
+        self.worker.topology.ask(Cause::Connection, None);
+        let backend = &self.worker.backend;
+        if loss.sent && !spec.is_readonly() {
+            let error = ClientError::Indoubt { node: loss.node.clone() };
+            backend.metrics.errors[error.kind().index()].add(1);
+            state.watch().took_effect(slot, ticket, request, spec);
+            let mut text = Vec::new();
+            error.append_to(&mut text);
+            state.complete(ticket, Reply::Small(&text), backend.clock.tick(), &backend.metrics);
+            return true;
+        }
+        backend.metrics.redirects[Redirect::Lost as usize].add(1);
+        history.tries += 1;
+        let wait = backoff(history.tries);
+        state.hold(slot, Held { history, ..self.held(ticket, Bytes::copy_from_slice(request), wait) });
+        false
+    }
+
+    /// A command that is being watched was answered with its own result.
+    #[cold]
+    pub(super) fn watched_answer(&self, state: &mut State, ticket: Ticket, request: &[u8]) {
+        let slot = state.slot(ticket);
+        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return };
+        if let Some(lanes) = &mut state.lanes {
+            lanes.back(slot, ticket);
+            lanes.took_effect(slot, ticket, request, spec);
+        }
+    }
+}
+
+/// The parts of a command; one that was not cut becomes a single part with all its keys.
+fn gather_of(pending: &mut Pending, how: Merge, keys: usize) -> &mut Gather {
+    if !matches!(pending.progress, Progress::Parts(_)) {
+        let mut gather = Gather::new(how, vec![0; keys], keys);
+        gather.add(pending.slot, pending.link);
+        pending.progress = Progress::Parts(Box::new(gather));
+    }
+    match &mut pending.progress {
+        Progress::Parts(gather) => gather,
+        _ => unreachable!("made just above"),
+    }
+}
+
+fn kind(signal: &Signal) -> Redirect {
+    match signal {
+        Signal::Moved { .. } => Redirect::Moved,
+        Signal::Ask { .. } => Redirect::Ask,
+        Signal::TryAgain => Redirect::TryAgain,
+        Signal::ClusterDown => Redirect::ClusterDown,
+        Signal::Loading => Redirect::Loading,
+        Signal::MasterDown => Redirect::MasterDown,
+        Signal::ReadOnly => Redirect::ReadOnly,
+    }
+}

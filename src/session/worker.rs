@@ -1,0 +1,103 @@
+//! What all sessions of one worker share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Session;
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::route::Routes;
+use crate::topology::Shared;
+
+/// How often sessions and links are looked after.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// One worker: a thread, its routes, its nodes' links and its sessions.
+#[derive(Debug)]
+pub struct Worker {
+    /// What its links share.
+    pub backend: Rc<Backend>,
+    /// Its routing table.
+    pub routes: RefCell<Routes>,
+    /// To ask for a refresh, also while the routes are being changed.
+    pub topology: Arc<Shared>,
+    /// The process's configuration.
+    pub config: Arc<Config>,
+    /// Cancelled when the process stops: sessions finish what is on its way and end.
+    pub drain: CancellationToken,
+    sessions: RefCell<HashMap<u64, Weak<Session>>>,
+    /// Request bytes of the commands that are held, of all sessions.
+    pub(super) held_bytes: Cell<usize>,
+}
+
+impl Worker {
+    /// A worker without sessions.
+    pub fn new(
+        backend: Rc<Backend>,
+        topology: Arc<Shared>,
+        config: Arc<Config>,
+        drain: CancellationToken,
+    ) -> Rc<Self> {
+        let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
+        let (sessions, held_bytes) = (RefCell::default(), Cell::new(0));
+        Rc::new(Worker { backend, routes, topology, config, drain, sessions, held_bytes })
+    }
+
+    /// Takes over new snapshots and looks after links and sessions, for ever.
+    pub async fn keep(self: Rc<Self>) {
+        let mut published = self.topology.published();
+        let mut round = tokio::time::interval(ROUND);
+        let limit = self.config.limits.link_timeout.as_secs_f64() / ROUND.as_secs_f64();
+        loop {
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return },
+                _ = round.tick() => {
+                    self.routes.borrow().nodes().iter().for_each(|node| node.check(limit.ceil() as u32));
+                    self.each_session(Session::shrink);
+                    continue;
+                }
+                () = self.drain.cancelled() => {
+                    self.each_session(|session| session.wakeup.wake());
+                    return;
+                }
+            }
+            let Some(snapshot) = self.topology.snapshot() else { continue };
+            self.routes.borrow_mut().install(&snapshot);
+            // Also when nothing changed: somebody may wait for just that to be confirmed.
+            self.each_session(|session| {
+                if session.state.borrow().lanes.is_some() {
+                    session.wakeup.wake();
+                }
+            });
+        }
+    }
+
+    pub(super) fn enter(&self, session: &Rc<Session>) {
+        self.sessions.borrow_mut().insert(session.id, Rc::downgrade(session));
+    }
+
+    pub(super) fn leave(&self, session: &Session) {
+        self.sessions.borrow_mut().remove(&session.id);
+    }
+
+    fn each_session(&self, f: impl Fn(&Session)) {
+        let sessions: Vec<_> = self.sessions.borrow().values().filter_map(Weak::upgrade).collect();
+        sessions.iter().for_each(|session| f(session));
+    }
+}
+
+impl Session {
+    /// Gives back the memory of a session that has been idle since the last time.
+    fn shrink(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.is_idle() && state.out.is_empty() && state.idle_since_round {
+            state.shrink();
+        }
+        state.idle_since_round = state.is_idle();
+    }
+}

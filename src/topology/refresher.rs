@@ -1,0 +1,311 @@
+//! The one task that asks the cluster who owns which slot, and alone publishes the answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::snapshot::{Snapshot, View, merge};
+use super::view::parse;
+use crate::backend::{Credentials, DialError, DialGate, open};
+use crate::metrics::{ControlMetrics, Refresh as Outcome};
+use crate::net::NodeAddr;
+use crate::protocol::{Protocol, ReplyFramer, write};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Two refreshes begin at least this far apart,
+const COOL_DOWN: Duration = Duration::from_millis(100);
+/// and no node is asked more often than this: five times a second.
+const PER_NODE: Duration = Duration::from_millis(200);
+/// Without a cause the table is checked about this often (jittered by a fifth).
+const PERIOD: Duration = Duration::from_secs(30);
+/// How many nodes are asked at once.
+const ASKED: usize = 3;
+/// Once one node has answered, the others have this much time.
+const STRAGGLERS: Duration = Duration::from_millis(250);
+/// One query, its dial included.
+const QUERY: Duration = Duration::from_secs(2);
+/// As many requests for a refresh may wait; more say nothing new.
+const REQUESTS: usize = 256;
+/// The largest CLUSTER NODES that is read: a thousand nodes take a fifth of a megabyte.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Why somebody wants a refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// MOVED or ASK, or a node that is not known.
+    Redirect,
+    /// CLUSTERDOWN, READONLY, or a slot without an owner.
+    Uncovered,
+    /// A link was lost or refused.
+    Connection,
+}
+
+/// What the refresher and the workers share.
+#[derive(Debug)]
+pub struct Shared {
+    snapshot: ArcSwapOption<Snapshot>,
+    requests: mpsc::Sender<(Cause, Option<NodeAddr>)>,
+    published: watch::Receiver<u64>,
+}
+
+impl Shared {
+    /// The latest snapshot, once there is one.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
+    }
+
+    /// Counts the published snapshots: to wait for the next one.
+    pub fn published(&self) -> watch::Receiver<u64> {
+        self.published.clone()
+    }
+
+    /// Asks for a refresh, if possible of `node`; returns at once and never fails: when as many
+    /// requests wait already, one more says nothing new.
+    pub fn ask(&self, cause: Cause, node: Option<&NodeAddr>) {
+        _ = self.requests.try_send((cause, node.cloned()));
+    }
+}
+
+/// The refresher: make it, share [`Refresh::shared`] with the workers, and run it.
+#[derive(Debug)]
+pub struct Refresh {
+    shared: Arc<Shared>,
+    requests: mpsc::Receiver<(Cause, Option<NodeAddr>)>,
+    published: watch::Sender<u64>,
+    seeds: Vec<NodeAddr>,
+    credentials: Option<Credentials>,
+    gate: Arc<DialGate>,
+    metrics: Arc<ControlMetrics>,
+    connections: HashMap<NodeAddr, Control>,
+    asked: HashMap<NodeAddr, Instant>,
+    failing: bool,
+}
+
+impl Refresh {
+    /// A refresher that starts from `seeds`.
+    pub fn new(
+        seeds: Vec<NodeAddr>,
+        credentials: Option<Credentials>,
+        gate: Arc<DialGate>,
+        metrics: Arc<ControlMetrics>,
+    ) -> Self {
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let (published, receiver) = watch::channel(0);
+        let snapshot = ArcSwapOption::empty();
+        let shared = Arc::new(Shared { snapshot, requests: sender, published: receiver });
+        let (connections, asked) = (HashMap::new(), HashMap::new());
+        Refresh {
+            shared,
+            requests,
+            published,
+            seeds,
+            credentials,
+            gate,
+            metrics,
+            connections,
+            asked,
+            failing: false,
+        }
+    }
+
+    /// What the workers need.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Refreshes for ever.
+    pub async fn run(mut self) {
+        let mut named = Vec::new();
+        loop {
+            let begun = Instant::now();
+            let found = self.refresh(std::mem::take(&mut named)).await;
+            sleep_until((begun + COOL_DOWN).into()).await;
+            let wait = match found {
+                true => PERIOD.mul_f64(0.8 + 0.4 * fastrand::f64()),
+                // Nobody answered: go on trying, a little slower.
+                false => COOL_DOWN.mul_f64(1.0 + 4.0 * fastrand::f64()),
+            };
+            if let Ok(Some((_, node))) = timeout(wait, self.requests.recv()).await {
+                named.extend(node);
+            }
+            while let Ok((_, node)) = self.requests.try_recv() {
+                named.extend(node.filter(|node| !named.contains(node) && named.len() < ASKED));
+            }
+        }
+    }
+
+    /// Asks some nodes and publishes what they say. False if none answered.
+    async fn refresh(&mut self, named: Vec<NodeAddr>) -> bool {
+        let nodes = self.choose(named).await;
+        let mut queries = JoinSet::new();
+        for node in nodes {
+            let connection = self.connections.remove(&node);
+            if connection.is_none() && self.gate.take(&node, Instant::now()).is_err() {
+                continue;
+            }
+            self.asked.insert(node.clone(), Instant::now());
+            let credentials = self.credentials.clone();
+            queries.spawn(async move {
+                let asked = Instant::now();
+                let answer = timeout(QUERY, query(&node, connection, credentials)).await;
+                (node, asked, answer.unwrap_or(Err(DialError::Timeout)))
+            });
+        }
+        let views = self.collect(queries).await;
+        if views.is_empty() {
+            self.metrics.refreshes[Outcome::Failed.index()].add(1);
+            return false;
+        }
+        let before = self.shared.snapshot();
+        let snapshot = merge(before.as_ref().map(|snapshot| &snapshot.table), &views);
+        let changed = before.is_none_or(|before| !Arc::ptr_eq(&before.table, &snapshot.table));
+        if changed {
+            let (shards, covered) = (snapshot.table.shards.len(), snapshot.table.covered());
+            tracing::info!(shards, covered, "the topology changed");
+            self.connections.retain(|addr, _| snapshot.table.known.contains_key(addr));
+            self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
+        }
+        let outcome = if changed { Outcome::Changed } else { Outcome::Unchanged };
+        self.metrics.refreshes[outcome.index()].add(1);
+        self.metrics.topology_version.add(i64::from(changed));
+        self.metrics.slots_uncovered.set((super::SLOTS - snapshot.table.covered()) as i64);
+        self.shared.snapshot.store(Some(Arc::new(snapshot)));
+        self.published.send_modify(|count| *count += 1);
+        true
+    }
+
+    /// Whom to ask: those that were named, then primaries at random, then seeds; waits until there
+    /// is somebody who was not asked just now.
+    async fn choose(&self, named: Vec<NodeAddr>) -> Vec<NodeAddr> {
+        let snapshot = self.shared.snapshot();
+        let mut primaries: Vec<NodeAddr> =
+            snapshot.iter().flat_map(|s| s.table.shards.iter().map(|shard| shard.addr.clone())).collect();
+        let mut others: Vec<NodeAddr> =
+            snapshot.iter().flat_map(|s| s.table.known.values().cloned()).collect();
+        let mut seeds = self.seeds.clone();
+        for list in [&mut primaries, &mut others, &mut seeds] {
+            fastrand::shuffle(list);
+        }
+        // While nobody answers every address is worth a try; otherwise a replica's view adds little.
+        let rest = if self.failing { [others, seeds].concat() } else { seeds };
+        let mut all: Vec<NodeAddr> = Vec::new();
+        for node in named.iter().cloned().chain(primaries).chain(rest) {
+            if !all.contains(&node) {
+                all.push(node);
+            }
+        }
+        loop {
+            let now = Instant::now();
+            let free =
+                |node: &NodeAddr| self.asked.get(node).is_none_or(|at| now.duration_since(*at) >= PER_NODE);
+            // Who was named by a redirect knows: wait for it rather than ask somebody else.
+            let must = named.first().filter(|node| !free(node));
+            let chosen: Vec<NodeAddr> = all.iter().filter(|node| free(node)).take(ASKED).cloned().collect();
+            if must.is_none() && !chosen.is_empty() {
+                return chosen;
+            }
+            sleep(COOL_DOWN / 4).await;
+        }
+    }
+
+    async fn collect(
+        &mut self,
+        mut queries: JoinSet<(NodeAddr, Instant, Result<Answer, DialError>)>,
+    ) -> Vec<View> {
+        let mut views = Vec::new();
+        let mut failure = None;
+        loop {
+            let next = if views.is_empty() {
+                queries.join_next().await
+            } else {
+                timeout(STRAGGLERS, queries.join_next()).await.unwrap_or(None)
+            };
+            let Some(joined) = next else { break };
+            let Ok((from, asked, answer)) = joined else { continue };
+            match answer.and_then(|answer| {
+                let nodes =
+                    parse(&answer.text, &from).map_err(|error| DialError::Protocol(error.to_string()))?;
+                Ok((nodes, answer.connection))
+            }) {
+                Ok((nodes, connection)) => {
+                    self.connections.insert(from.clone(), connection);
+                    views.push(View { from, asked, nodes });
+                }
+                Err(error) => {
+                    tracing::debug!(node = %from, %error, "a node did not tell the topology");
+                    failure = Some((from, error));
+                }
+            }
+        }
+        let failing = views.is_empty();
+        if failing != self.failing {
+            self.failing = failing;
+            match failure {
+                Some((node, error)) if failing => {
+                    tracing::warn!(%node, %error, "no node tells the topology; trying on");
+                }
+                _ if !failing => tracing::info!("the topology is known again"),
+                _ => {}
+            }
+        }
+        views
+    }
+}
+
+/// A connection that is kept for the next query.
+#[derive(Debug)]
+struct Control {
+    stream: TcpStream,
+}
+
+struct Answer {
+    text: String,
+    connection: Control,
+}
+
+/// Asks `node` on the connection that is there, or on a new one.
+async fn query(
+    node: &NodeAddr,
+    connection: Option<Control>,
+    credentials: Option<Credentials>,
+) -> Result<Answer, DialError> {
+    if let Some(connection) = connection
+        && let Ok(answer) = ask(connection).await
+    {
+        return Ok(answer);
+    }
+    let opened = open(node, Protocol::Resp2, credentials.as_ref(), "slotmux-topology", &[], QUERY).await?;
+    ask(Control { stream: opened.stream }).await
+}
+
+async fn ask(mut connection: Control) -> Result<Answer, DialError> {
+    let mut request = Vec::new();
+    write::request(&mut request, [&b"CLUSTER"[..], b"NODES"].into_iter());
+    connection.stream.write_all(&request).await?;
+    let (mut input, mut framer) = (Vec::new(), ReplyFramer::default());
+    let len = loop {
+        match framer.next(&input).map_err(|error| DialError::Protocol(error.to_string()))? {
+            Some(len) => break len,
+            None if input.len() > MAX_ANSWER => {
+                return Err(DialError::Protocol("an endless CLUSTER NODES".into()));
+            }
+            None => {}
+        }
+        if connection.stream.read_buf(&mut input).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    };
+    let reply = String::from_utf8_lossy(&input[..len]).into_owned();
+    match reply.split_once("\r\n") {
+        Some((head, text)) if head.starts_with('$') => {
+            Ok(Answer { text: text.trim_end_matches("\r\n").to_owned(), connection })
+        }
+        _ => Err(DialError::Protocol(reply.trim_end().chars().take(200).collect())),
+    }
+}
