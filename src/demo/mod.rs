@@ -106,7 +106,8 @@ impl Cluster {
         text
     }
 
-    /// Starts one more server and introduces it to the others, as a primary without slots; returns its number.
+    /// Starts one more server and introduces it to the others, as a primary without slots; returns its number
+    /// when the cluster has [settled](Self::settle).
     pub fn add_node(&mut self) -> Result<usize, DemoError> {
         let until = Instant::now() + self.options.patience;
         self.spawn()?;
@@ -115,12 +116,8 @@ impl Cluster {
         for node in self.nodes[..index].iter().filter(|node| node.is_running()) {
             meet(&self.nodes[index], node)?;
         }
-        self.wait("every node knows the new one", || {
-            self.nodes[..index].iter().filter(|node| node.is_running()).all(|node| {
-                let Ok(view) = node.view() else { return false };
-                view.iter().any(|line| line.id == self.nodes[index].id() && line.is_healthy())
-            })
-        })?;
+        // A new node refuses all slots until it has heard of every owner, so its own view counts, too.
+        self.settle()?;
         Ok(index)
     }
 
