@@ -3,9 +3,14 @@
 //! The map of the house, from the socket inwards:
 //!
 //! - [`server`]: accepts clients, hands them to workers, drains.
-//! - [`command`]: the command table: which arguments are keys, where a call goes, how replies merge; pure.
+//! - [`session`]: one client: its turn, its pending commands, and their order while the cluster changes.
+//! - [`route`]: from a request to a node: planning, the worker's routing table, redirects, merging replies.
+//! - [`topology`]: who owns which slot: what nodes say, merged into a snapshot, asked again in time.
+//! - [`backend`]: the nodes and the links to them: handshake, pipelining, reconnecting.
 //! - [`protocol`]: frames and writes RESP2 and RESP3; pure.
+//! - [`command`]: the command table: which arguments are keys, where a call goes, how replies merge; pure.
 //! - [`admin`]: HTTP for operators: metrics, health, readiness.
+//! - [`demo`]: a throwaway cluster of real servers, for `slotmux demo`, the tests and the benchmarks.
 //!
 //! Leaves, which know none of the others:
 //!
@@ -22,6 +27,7 @@ pub mod admin;
 pub mod backend;
 pub mod command;
 pub mod config;
+pub mod demo;
 pub mod error;
 pub mod metrics;
 pub mod net;

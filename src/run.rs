@@ -11,6 +11,7 @@ use crate::admin;
 use crate::backend::DialGate;
 use crate::command::Family;
 use crate::config::{Config, DemoOptions};
+use crate::demo::{Cluster, ClusterOptions, DemoError};
 use crate::metrics::Metrics;
 use crate::net::{BindError, Listener};
 use crate::server::{self, Parts, WorkerDied, WorkerHandle};
@@ -54,7 +55,7 @@ pub enum RunError {
     /// A worker ended unexpectedly.
     Worker(WorkerDied),
     /// The demo's cluster could not be started.
-    Demo(String),
+    Demo(DemoError),
 }
 
 /// Runs the proxy on this thread until `shutdown` is cancelled and the clients are drained.
@@ -79,14 +80,21 @@ pub fn run(
 /// The cluster cannot be started, or as [`run`].
 pub fn run_demo(
     options: DemoOptions,
-    config: Config,
+    mut config: Config,
     shutdown: CancellationToken,
     on_listening: impl FnOnce(&Bound),
 ) -> Result<(), RunError> {
-    // CONNECT HERE: `demo::Cluster::start(options)`, its `seeds()` into `config.seeds`, its `describe()`
-    // and `what_to_try` onto stdout in `on_listening`, and the cluster dropped after `run`.
-    let _ = (config, shutdown, on_listening, what_to_try);
-    Err(RunError::Demo(format!("{options:?}: the demo's cluster is not there yet")))
+    let DemoOptions { primaries, replicas } = options;
+    let options = ClusterOptions { primaries, replicas_per_primary: replicas, ..ClusterOptions::default() };
+    let cluster = Cluster::start(options)?;
+    let seeds = cluster.seeds();
+    config.seeds = seeds.iter().filter_map(|seed| seed.parse().ok()).collect();
+    run(config, shutdown, |bound| {
+        on_listening(bound);
+        let text = format!("\n{}\n{}", cluster.describe(), what_to_try(bound, &seeds));
+        // Nobody may be reading; the demo runs all the same.
+        drop(io::stdout().lock().write_all(text.as_bytes()));
+    })
 }
 
 /// What the demo tells people to try, once the proxy listens.
@@ -152,6 +160,12 @@ fn start_workers(metrics: &Metrics, parts: &Parts) -> io::Result<Vec<WorkerHandl
 impl From<BindError> for RunError {
     fn from(error: BindError) -> Self {
         Self::Bind(error)
+    }
+}
+
+impl From<DemoError> for RunError {
+    fn from(error: DemoError) -> Self {
+        Self::Demo(error)
     }
 }
 

@@ -88,9 +88,9 @@ pub trait Receiver {
 /// The request that a reply answers; looked up only when somebody asks.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
-    pub(crate) link: &'a Rc<Link>,
-    pub(crate) buffer: &'a send_buffer::SendBuffer,
-    pub(crate) len: usize,
+    link: &'a Rc<Link>,
+    buffer: &'a send_buffer::SendBuffer,
+    len: usize,
 }
 
 impl<'a> Request<'a> {

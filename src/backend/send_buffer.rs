@@ -17,7 +17,7 @@ const SLICES: usize = 16;
 /// Offsets count from the connection's first byte. A request never crosses a chunk's end, so that its
 /// bytes can be had as one slice for as long as it has not been answered.
 #[derive(Debug, Default)]
-pub(super) struct SendBuffer {
+pub(crate) struct SendBuffer {
     chunks: VecDeque<Chunk>,
     spare: Option<Vec<u8>>,
     queued: u64,

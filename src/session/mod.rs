@@ -79,5 +79,6 @@ pub async fn serve(stream: Stream, worker: Rc<Worker>, id: u64) {
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;
     session.state.borrow_mut().leave();
+    worker.count_held(&mut session.state.borrow_mut());
     worker.leave(&session);
 }

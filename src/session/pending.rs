@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) lanes: Option<Box<Lanes>>,
     /// The routes' version that the commands in the queue were sent by.
     pub(crate) version: u64,
+    /// What the worker was told of what is held.
+    pub(crate) held_told: (usize, usize),
     /// It was idle when the worker looked last.
     pub(crate) idle_since_round: bool,
     /// The client has gone: what still comes for it is dropped.
@@ -198,6 +200,11 @@ impl State {
         lanes.hold(slot, held);
     }
 
+    /// How many commands are held, and how many request bytes they have.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        self.lanes.as_ref().map_or((0, 0), |lanes| (lanes.held(), lanes.held_bytes()))
+    }
+
     /// Stops watching when everything that was sent by older routes has been answered.
     pub(crate) fn unwatch(&mut self) -> bool {
         let done = self.lanes.as_ref().is_some_and(|lanes| !lanes.is_holding() && self.base >= lanes.until);
@@ -209,7 +216,8 @@ impl State {
 
     /// Forgets everything: the client has gone.
     pub(crate) fn leave(&mut self) {
-        *self = State { gone: true, base: self.next_seq(), ..State::default() };
+        let held_told = self.held_told;
+        *self = State { gone: true, base: self.next_seq(), held_told, ..State::default() };
     }
 
     /// Drops all commands from the first held one on. How many there were.

@@ -381,6 +381,7 @@ impl Turn {
             self.closing = true;
         }
         state.unwatch();
+        self.worker.count_held(&mut state);
         match due {
             None => self.sleep = None,
             Some(due) => {

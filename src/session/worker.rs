@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
+use super::pending::State;
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::route::Routes;
@@ -83,6 +84,15 @@ impl Worker {
 
     pub(super) fn leave(&self, session: &Session) {
         self.sessions.borrow_mut().remove(&session.id);
+    }
+
+    /// Keeps the count of what all sessions hold.
+    pub(super) fn count_held(&self, state: &mut State) {
+        let (commands, bytes) = state.held();
+        let (commands_told, bytes_told) = std::mem::replace(&mut state.held_told, (commands, bytes));
+        self.held_bytes.set(self.held_bytes.get() + bytes - bytes_told);
+        self.backend.metrics.held.add(commands as i64 - commands_told as i64);
+        self.backend.metrics.held_bytes.set(self.held_bytes.get() as i64);
     }
 
     fn each_session(&self, f: impl Fn(&Session)) {

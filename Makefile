@@ -1,0 +1,62 @@
+# `make` alone lists the targets. What is missing on a Debian machine is installed, and said, by .ci/packages.
+
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# More arguments: make demo ARGS="--listen 127.0.0.1:7000", make bench ARGS="--rounds 3 --only get-p1-c50"
+ARGS ?=
+FUZZ_TARGETS := request reply nodes
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test check fmt clippy doc bench fuzz clean
+
+help: ## lists the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+demo: ## starts a throwaway cluster with the proxy in front of it; Ctrl-C leaves nothing behind
+	@.ci/packages cc redis-server
+	cargo build --release
+	@$(TARGET)/release/slotmux demo $(ARGS)
+
+test: ## runs all the tests
+	@.ci/packages cc redis-server redis-benchmark redis-cli python3-venv npm
+	cargo test
+
+check: fmt clippy doc ## everything that .ci/run asks for
+	cargo build --release
+	$(MAKE) test
+
+fmt:
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	cargo fmt --check
+
+clippy:
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	@.ci/packages cc
+	cargo clippy --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+bench: ## measures proxy, bare forwarder and direct connection in turns
+	@.ci/packages cc redis-server redis-benchmark taskset
+	cargo build --release --manifest-path benches/floor/Cargo.toml --target-dir $(TARGET)/floor
+	cargo bench --bench proxy -- --floor $(TARGET)/floor/release/floor $(ARGS)
+
+# cargo-fuzz and the builds stay below target/. The sanitizers need a nightly toolchain, but there is no unsafe code
+# here that they could find fault with: without them the stable toolchain does, and the fuzzers are faster.
+fuzz: $(TARGET)/tools/bin/cargo-fuzz ## runs each fuzz target for FUZZ_SECONDS (60)
+	@.ci/packages c++
+	for target in $(FUZZ_TARGETS); do \
+		$(TARGET)/tools/bin/cargo-fuzz run --sanitizer none $$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
+	done
+
+$(TARGET)/tools/bin/cargo-fuzz:
+	@echo "installing cargo-fuzz into $(TARGET)/tools"
+	cargo install --quiet --locked --root $(TARGET)/tools cargo-fuzz
+
+clean: ## removes what was built
+	cargo clean
+	rm -rf benches/floor/target fuzz/target

@@ -1,0 +1,128 @@
+//! A real cluster with the controls of a test.
+
+use std::ops::Deref;
+
+use slotmux::demo::{Cluster, ClusterOptions, Node};
+
+use super::{Client, SOON, eventually, eventually_some, signal};
+
+/// A cluster of real servers. Nodes have the numbers that [`Cluster::start`] gives them: with the defaults 0 to 2
+/// are primaries, 3 to 5 their replicas. All controls take `&self`, so that they work while load threads run.
+pub struct TestCluster(Cluster);
+
+impl TestCluster {
+    /// Three primaries with a replica each.
+    pub fn start() -> Self {
+        Self::with(ClusterOptions::default())
+    }
+
+    /// Primaries without replicas: faster to start.
+    pub fn primaries(n: usize) -> Self {
+        Self::with(ClusterOptions { primaries: n, replicas_per_primary: 0, ..Default::default() })
+    }
+
+    #[track_caller]
+    pub fn with(options: ClusterOptions) -> Self {
+        Self(Cluster::start(options).unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    pub fn node(&self, i: usize) -> &Node {
+        &self.0.nodes()[i]
+    }
+
+    /// A raw connection to a node, authenticated where it needs that.
+    pub fn client(&self, i: usize) -> Client {
+        let mut client = Client::connect(self.node(i).addr());
+        if let Some(password) = &self.options().password {
+            assert!(!client.cmd(&["AUTH", password]).is_error());
+        }
+        client
+    }
+
+    /// Kills a node with SIGKILL.
+    pub fn kill9(&self, i: usize) {
+        self.node(i).kill();
+    }
+
+    /// Stops a node with SIGSTOP: it accepts connections, through the kernel, and never answers.
+    pub fn stop(&self, i: usize) {
+        signal(self.node(i).pid(), "STOP");
+    }
+
+    /// Lets a stopped node go on.
+    pub fn cont(&self, i: usize) {
+        signal(self.node(i).pid(), "CONT");
+    }
+
+    /// Starts a killed node again and waits until it answers.
+    #[track_caller]
+    pub fn restart(&self, i: usize) {
+        self.0.restart(i).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Waits until every running node sees a whole and healthy cluster.
+    #[track_caller]
+    pub fn settle(&self) {
+        self.0.settle().unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// A planned failover: the replica takes over, and the call returns when all running nodes know it.
+    #[track_caller]
+    pub fn failover(&self, replica: usize) {
+        self.ask(replica, &["CLUSTER", "FAILOVER"]);
+        self.await_primary(replica);
+    }
+
+    /// Waits until all running nodes see this node as a primary that owns slots.
+    #[track_caller]
+    pub fn await_primary(&self, i: usize) {
+        eventually(SOON, || {
+            self.running().all(|node| {
+                let view = node.view().unwrap_or_default();
+                view.iter()
+                    .any(|line| line.id == self.node(i).id() && line.is("master") && line.slot_count() > 0)
+            })
+        });
+    }
+
+    /// The number of the node that owns the slot: by what the nodes say of themselves, the highest epoch wins.
+    #[track_caller]
+    pub fn owner_of(&self, slot: u16) -> usize {
+        eventually_some(SOON, || {
+            let claims = self.0.nodes().iter().enumerate().filter(|(_, node)| node.is_running());
+            claims
+                .filter_map(|(i, node)| {
+                    let view = node.view().ok()?;
+                    let own = view.into_iter().find(|line| line.is("myself") && line.owns(slot))?;
+                    Some((own.epoch, i))
+                })
+                .max()
+                .map(|(_, i)| i)
+        })
+    }
+
+    /// The nodes that run, and are not stopped for all we know.
+    pub fn running(&self) -> impl Iterator<Item = &Node> {
+        self.0.nodes().iter().filter(|node| node.is_running())
+    }
+
+    /// Adds a node, a primary without slots, and returns its number.
+    #[track_caller]
+    pub fn add_node(&mut self) -> usize {
+        self.0.add_node().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Sends a command to a node; an error fails the test.
+    #[track_caller]
+    pub fn ask(&self, i: usize, args: &[&str]) -> String {
+        self.node(i).ask(args).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+impl Deref for TestCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}

@@ -1,0 +1,77 @@
+//! What the integration tests share: real clusters, the proxy as a process, a raw client, a scripted node.
+//!
+//! `mod support;` in a test file brings it in. Nothing here sleeps for a fixed time: everything waits on a
+//! condition, with a generous limit that only a failing test reaches.
+
+// Each test file compiles all of this as a module of its own, and uses a part.
+#![allow(dead_code, unused_imports, unreachable_pub)]
+
+mod client;
+mod cluster;
+mod migration;
+mod proxy;
+mod scripted;
+mod value;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use client::Client;
+pub use cluster::TestCluster;
+pub use proxy::{Proxy, ProxyBuilder};
+pub use scripted::{
+    Action, Conn, Gate, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
+};
+pub use slotmux::demo::ClusterOptions;
+pub use value::Value;
+
+/// The limit for what happens within a second or two on an idle machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Waits until the condition holds, and panics if it does not within `limit`.
+#[track_caller]
+pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) {
+    eventually_some(limit, || condition().then_some(()));
+}
+
+/// Waits until there is a value, and panics if there is none within `limit`.
+#[track_caller]
+pub fn eventually_some<T>(limit: Duration, mut value: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(value) = value() {
+            return value;
+        }
+        assert!(Instant::now() < until, "not true within {limit:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Sends a signal (`"TERM"`, `"STOP"`, …) to a process. The shell's own `kill` needs no further package.
+pub fn signal(pid: u32, name: &str) {
+    let status = std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+    assert!(status.expect("sh starts").success(), "cannot send SIG{name} to process {pid}");
+}
+
+/// The slot of a key, with its hash tag: written anew, so that it does not inherit a mistake of the proxy's.
+pub fn slot_of(key: impl AsRef<[u8]>) -> u16 {
+    let key = key.as_ref();
+    let tag = key.iter().position(|&b| b == b'{').and_then(|open| {
+        let length = key[open + 1..].iter().position(|&b| b == b'}')?;
+        (length > 0).then(|| &key[open + 1..open + 1 + length])
+    });
+    let crc =
+        tag.unwrap_or(key).iter().fold(0u16, |crc, &byte| {
+            (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
+            })
+        });
+    crc % 16_384
+}
+
+/// A short hash tag whose slot this is: `format!("{{{}}}a", tag_of(slot))` and any other suffix share it.
+pub fn tag_of(slot: u16) -> String {
+    (0u32..).map(|n| n.to_string()).find(|tag| slot_of(tag) == slot).expect("there is a tag for every slot")
+}

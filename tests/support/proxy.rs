@@ -1,0 +1,200 @@
+//! The real binary as a child process.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use super::{Client, SOON, TestCluster, eventually_some, signal};
+
+/// A proxy to be: `Proxy::for_seeds(&seeds).arg("--workers").arg("2").start()`.
+pub struct ProxyBuilder {
+    command: Command,
+    listeners: usize,
+}
+
+impl ProxyBuilder {
+    pub fn arg(mut self, arg: impl AsRef<str>) -> Self {
+        self.listeners += usize::from(arg.as_ref() == "--listen");
+        self.command.arg(arg.as_ref());
+        self
+    }
+
+    pub fn args(self, args: &[&str]) -> Self {
+        args.iter().fold(self, |builder, arg| builder.arg(arg))
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Starts it and waits until it has printed the address of each listener and of the admin port.
+    #[track_caller]
+    pub fn start(mut self) -> Proxy {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let log = File::create(folder.path().join("log")).expect("a log file");
+        let mut child =
+            self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().expect("it starts");
+        let (sender, lines) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        // Reads to the end, so that a proxy that prints more than a pipe holds is never stuck.
+        thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+        let mut proxy = Proxy { child, listeners: Vec::new(), admin: String::new(), folder };
+        let until = Instant::now() + SOON;
+        while proxy.admin.is_empty() || proxy.listeners.len() < self.listeners {
+            let line =
+                lines.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or_else(|_| {
+                    panic!("the proxy did not print its addresses; its log:\n{}", proxy.log())
+                });
+            if let Some(addr) = line.strip_prefix("listening on ") {
+                proxy.listeners.push(addr.to_owned());
+            } else if let Some(addr) = line.strip_prefix("admin on ") {
+                proxy.admin = addr.to_owned();
+            }
+        }
+        proxy
+    }
+}
+
+/// A running proxy. Its log is printed when the test fails.
+pub struct Proxy {
+    child: Child,
+    listeners: Vec<String>,
+    admin: String,
+    folder: TempDir,
+}
+
+impl Proxy {
+    /// A proxy with one worker in front of a cluster, or not even that if the arguments say otherwise.
+    pub fn for_seeds<S: AsRef<str>>(seeds: &[S]) -> ProxyBuilder {
+        let seeds: Vec<&str> = seeds.iter().map(AsRef::as_ref).collect();
+        let builder = ProxyBuilder { command: Self::command(), listeners: 0 };
+        builder.args(&["--seeds", &seeds.join(","), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+    }
+
+    #[track_caller]
+    pub fn start<S: AsRef<str>>(seeds: &[S]) -> Self {
+        Self::for_seeds(seeds).start()
+    }
+
+    /// The binary without any arguments, for tests of the command line.
+    pub fn command() -> Command {
+        Command::new(env!("CARGO_BIN_EXE_slotmux"))
+    }
+
+    /// The address of the first listener.
+    pub fn addr(&self) -> &str {
+        &self.listeners[0]
+    }
+
+    /// The addresses of all listeners, as printed.
+    pub fn addrs(&self) -> &[String] {
+        &self.listeners
+    }
+
+    pub fn admin_addr(&self) -> &str {
+        &self.admin
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        Client::connect(self.addr())
+    }
+
+    /// The body of `/metrics`.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        let (status, body) = self.get("/metrics");
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// The value of one metric; `name` is the name with its labels, as written in `/metrics`. 0 if it is not there.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.trim().parse().expect("a metric is a number"))
+    }
+
+    /// The sum of one metric over all of its labels.
+    #[track_caller]
+    pub fn metric_sum(&self, name: &str) -> f64 {
+        let metrics = self.metrics();
+        let rows = metrics.lines().filter_map(|line| line.strip_prefix(name));
+        rows.filter(|rest| rest.starts_with(['{', ' ']))
+            .map(|rest| {
+                rest.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+            })
+            .sum()
+    }
+
+    /// A GET on the admin port: the status and the body.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.admin).expect("the admin port accepts");
+        stream.set_read_timeout(Some(SOON)).expect("SO_RCVTIMEO");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+        stream.write_all(request.as_bytes()).expect("the admin port reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("the admin port answers and closes");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
+    /// All that it logged so far.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// How it ended, if it did within the limit.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + limit;
+        loop {
+            match self.child.try_wait().expect("the child can be waited for") {
+                None if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+                status => return status,
+            }
+        }
+    }
+
+    /// Stops it with SIGTERM and returns how it ended.
+    #[track_caller]
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait(SOON).expect("the proxy ends after SIGTERM")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the proxy's log ---\n{}--- end of the proxy's log ---", self.log());
+        }
+        if self.wait(Duration::ZERO).is_none() {
+            self.signal("TERM");
+            if self.wait(Duration::from_secs(5)).is_none() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+    }
+}
