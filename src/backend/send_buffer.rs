@@ -167,12 +167,11 @@ impl SendBuffer {
     fn release(&mut self) {
         if self.chunks.len() == 1
             && let Some(Chunk { start, bytes: ChunkBytes::Shared(bytes) }) = self.chunks.front_mut()
+            && bytes.capacity() <= CHUNK
         {
-            if bytes.capacity() <= CHUNK {
-                bytes.clear();
-                *start = self.queued;
-                return;
-            }
+            bytes.clear();
+            *start = self.queued;
+            return;
         }
         if let Some(Chunk { bytes: ChunkBytes::Shared(mut bytes), .. }) = self.chunks.pop_front()
             && bytes.capacity() <= CHUNK

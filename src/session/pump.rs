@@ -119,7 +119,8 @@ impl Session {
                 return Step::Wait(deadline);
             }
             let owner = routes.owner(slot).is_some_and(|node| *node.addr() == unconfirmed.to);
-            if !owner && !(matches!(held.next, Next::Ask(_)) && routes.is_open(slot)) {
+            let asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
+            if !owner && !asked {
                 return Step::OwnReply;
             }
             held.unconfirmed = None;
