@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
 use crate::backend::{Backend, Clock, Credentials, DialGate, SCRATCH, Settings};
-use crate::config::Config;
+use crate::config::{Config, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
 use crate::session::{self, Worker};
@@ -76,8 +76,10 @@ async fn work(mut incoming: mpsc::Receiver<Incoming>, metrics: Arc<WorkerMetrics
     let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
     let backend =
         Rc::new(Backend { settings, gate, clock: Clock::default(), metrics: metrics.clone(), scratch });
-    let worker = Worker::new(backend, topology, config, shutdown.clone());
+    let worker = Worker::new(backend, topology, config.clone(), shutdown.clone(), may_spin(&config));
     spawn_local(worker.clone().keep());
+    let spinner = worker.clone();
+    spawn_local(async move { spinner.spin().await });
     let clients = TaskTracker::new();
     loop {
         let client = tokio::select! {
@@ -98,4 +100,24 @@ async fn work(mut incoming: mpsc::Receiver<Incoming>, metrics: Arc<WorkerMetrics
     }
     clients.close();
     clients.wait().await;
+}
+
+/// Whether workers may poll: never with fewer cores than workers and one more, for whom they would only
+/// be in the way. A worker may be alone on the cores that it is bound to, if the machine has others.
+fn may_spin(config: &Config) -> bool {
+    let usable = std::thread::available_parallelism().map_or(1, usize::from);
+    let bound = rustix::thread::sched_getaffinity(None).map_or(usable, |cores| cores.count() as usize);
+    // Less than it is bound to: a share of the time is all that the process may use.
+    let cores = if usable < bound { usable } else { online_cores().unwrap_or(usable) };
+    config.spin == Spin::Auto && cores > config.workers && bound >= config.workers
+}
+
+/// How many cores the machine has: `0-7`, or `0-3,6`.
+fn online_cores() -> Option<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(last.parse::<usize>().ok()? - first.parse::<usize>().ok()? + 1)
+    };
+    text.trim().split(',').map(count).sum()
 }

@@ -9,6 +9,7 @@ mod output;
 mod pending;
 mod pump;
 mod recover;
+mod spin;
 mod turn;
 mod worker;
 

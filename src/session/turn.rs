@@ -46,6 +46,8 @@ pub(super) struct Turn {
     eof: bool,
     /// No more is planned: after QUIT or a protocol error.
     closing: bool,
+    /// Whether the worker was told that this client waits for a reply.
+    waits: bool,
     /// When to look at held commands again.
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -108,6 +110,7 @@ impl Turn {
             others: 0,
             eof: false,
             closing: false,
+            waits: false,
             sleep: None,
         }
     }
@@ -115,7 +118,7 @@ impl Turn {
     /// One turn. Ready when the connection is to be closed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.session.wakeup.begin(cx);
-        self.worker.backend.clock.tick();
+        self.worker.spin.turn(self.worker.backend.clock.tick());
         self.closing |= self.worker.drain.is_cancelled();
         let mut stop = self.plan_input();
         for _ in 0..TURN_READS {
@@ -133,6 +136,10 @@ impl Turn {
             return Poll::Ready(());
         }
         let state = self.session.state.borrow();
+        if self.waits == state.is_idle() {
+            self.waits = !self.waits;
+            self.worker.spin.waits(self.waits);
+        }
         if stop == Stop::Budget || (stop == Stop::Blocked && self.may_go_on(&state)) {
             self.session.wakeup.wake();
         }
@@ -418,5 +425,13 @@ impl Turn {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.waits {
+            self.worker.spin.waits(false);
+        }
     }
 }

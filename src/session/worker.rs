@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use super::pending::State;
+use super::spin::Spin;
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::route::Routes;
@@ -31,22 +32,25 @@ pub struct Worker {
     pub config: Arc<Config>,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
     pub drain: CancellationToken,
+    pub(super) spin: Spin,
     sessions: RefCell<HashMap<u64, Weak<Session>>>,
     /// Request bytes of the commands that are held, of all sessions.
     pub(super) held_bytes: Cell<usize>,
 }
 
 impl Worker {
-    /// A worker without sessions.
+    /// A worker without sessions; `may_spin` if it has a core to itself.
     pub fn new(
         backend: Rc<Backend>,
         topology: Arc<Shared>,
         config: Arc<Config>,
         drain: CancellationToken,
+        may_spin: bool,
     ) -> Rc<Self> {
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
         let (sessions, held_bytes) = (RefCell::default(), Cell::new(0));
-        Rc::new(Worker { backend, routes, topology, config, drain, sessions, held_bytes })
+        let spin = Spin::new(may_spin);
+        Rc::new(Worker { spin, backend, routes, topology, config, drain, sessions, held_bytes })
     }
 
     /// Takes over new snapshots and looks after links and sessions, for ever.
