@@ -1,7 +1,9 @@
 //! The command table against a real server: what it says of every command that it knows, the keys that it finds in
 //! all kinds of requests, whether it routes them, and its words for requests that it does not execute.
 
-use std::collections::BTreeMap;
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use slotmux::command::{self, Begin, Find, KeyError, Route, Spec, reply};
@@ -215,6 +217,7 @@ fn a_node_routes_what_has_keys_and_answers_the_rest() {
     let known = rows_of(&mut client);
     let lists = [HANDWRITTEN, KEYLESS, KEYED_ALL_THE_SAME].concat();
     let handwritten = lists.into_iter().map(Request::parse);
+    let mut asked = BTreeSet::new();
     for request in handwritten.chain(command::table().flat_map(requests)) {
         let spec = command::resolve(&request.args()).unwrap();
         let served = matches!(spec.route, Route::Keyed | Route::Split);
@@ -222,6 +225,7 @@ fn a_node_routes_what_has_keys_and_answers_the_rest() {
         if !served || !accepted || spec.name == "publish" {
             continue;
         }
+        asked.insert(spec.name);
         // The node has no slots: whatever it routes comes back as CLUSTERDOWN.
         let reply = client.call(&request.words);
         let routed =
@@ -237,6 +241,9 @@ fn a_node_routes_what_has_keys_and_answers_the_rest() {
             Err(KeyError::Unpaired(_)) => assert!(routed, "{request}: {reply:?}"),
         }
     }
+    let keyed =
+        |name: &&String| matches!(named(name).route, Route::Keyed | Route::Split) && *name != "publish";
+    assert_eq!(asked.len(), known.keys().filter(keyed).count());
     for line in KEYLESS {
         assert!(matches!(Request::parse(line).keys(), Err(KeyError::LetServerAnswer)), "{line}");
     }
@@ -312,6 +319,55 @@ fn command_info_is_that_of_a_server() {
         (0..NEWER.len()).all(|known| seen.contains(&known)),
         "a difference that is none any more: {seen:?}"
     );
+}
+
+#[test]
+fn command_docs_and_command_have_a_servers_form() {
+    /// The version and the group of each command and subcommand.
+    fn facts(value: &Value, facts: &mut BTreeMap<String, (Value, Value)>) {
+        let (Value::Map(pairs) | Value::Array(pairs)) = value else { panic!("{value:?}") };
+        for pair in pairs.chunks(2) {
+            let (Value::Map(fields) | Value::Array(fields)) = &pair[1] else { panic!("{:?}", pair[1]) };
+            let field =
+                |name: &[u8]| fields.chunks(2).find(|field| field[0].is_text(name)).map(|field| &field[1]);
+            let name = String::from_utf8_lossy(pair[0].text()).into_owned();
+            facts_of_subcommands(field(b"subcommands"), facts);
+            assert!(field(b"summary").is_some(), "{name}");
+            facts.insert(name, (field(b"since").unwrap().clone(), field(b"group").unwrap().clone()));
+        }
+    }
+    fn facts_of_subcommands(value: Option<&Value>, all: &mut BTreeMap<String, (Value, Value)>) {
+        value.into_iter().for_each(|value| facts(value, all));
+    }
+    let server = Server::start();
+    for resp3 in [false, true] {
+        let mut client = server.client();
+        if resp3 {
+            client.call(&["HELLO", "3"]);
+        }
+        for line in ["COMMAND DOCS", "command docs get CONFIG nope config|get"] {
+            let request = Request::parse(line);
+            let mut bytes = Vec::new();
+            reply::docs(&request.args(), resp3, &mut bytes);
+            let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
+            facts(&Value::parse(&bytes), &mut ours);
+            facts(&client.call(&request.words), &mut theirs);
+            for (name, fact) in theirs {
+                // A server counts a version that was never released.
+                assert!(
+                    ours[&name] == fact || name == "client|pause",
+                    "{name}: {:?} is not {fact:?}",
+                    ours[&name]
+                );
+            }
+        }
+        let mut bytes = Vec::new();
+        reply::command(resp3, &mut bytes);
+        let Value::Array(commands) = Value::parse(&bytes) else { panic!("COMMAND gives no array") };
+        let mut bytes = Vec::new();
+        reply::count(&mut bytes);
+        assert_eq!(Value::parse(&bytes), Value::Integer(commands.len() as i64));
+    }
 }
 
 #[test]

@@ -43,10 +43,11 @@ fn resolve_slowly<'a>(
 /// `scope` is 0 for a command, and its container's place plus one for a subcommand.
 #[inline]
 fn lookup(word: &[u8], scope: u16) -> Option<&'static Spec> {
-    let mut slot = hash(word, scope);
+    let folded = Folded::new(word, scope);
+    let mut slot = folded.slot();
     loop {
         let spec = TABLE.get(INDEX[slot] as usize)?;
-        if spec.scope == scope && spec.word.as_bytes().eq_ignore_ascii_case(word) {
+        if spec.folded == folded && (word.len() <= 16 || spec.word.as_bytes().eq_ignore_ascii_case(word)) {
             return Some(spec);
         }
         slot = (slot + 1) % SLOTS;
@@ -66,7 +67,7 @@ const fn index() -> [u16; SLOTS] {
         let spec = &TABLE[row];
         // A cluster's node has none of these: to it they are unknown commands.
         if !spec.flags.has(Flags::ONLY_SENTINEL) {
-            let mut slot = hash(spec.word.as_bytes(), spec.scope);
+            let mut slot = spec.folded.slot();
             while slots[slot] != FREE {
                 slot = (slot + 1) % SLOTS;
             }
@@ -77,23 +78,49 @@ const fn index() -> [u16; SLOTS] {
     slots
 }
 
-/// Of the first and the last eight bytes and the length. Setting bit 5 makes letters lower case; that it also makes
-/// equals of a few other characters costs a comparison, no more.
+/// A word in lower case, as far as two numbers hold it: all of up to sixteen bytes, else both its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Folded {
+    first: u64,
+    last: u64,
+    /// The word's length and its scope.
+    rest: u64,
+}
+
+impl Folded {
+    #[inline]
+    pub(super) const fn new(word: &[u8], scope: u16) -> Folded {
+        let (first, last) = if let (Some(first), Some(last)) = (word.first_chunk(), word.last_chunk()) {
+            (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+        } else if let (Some(first), Some(last)) = (word.first_chunk(), word.last_chunk()) {
+            (u32::from_le_bytes(*first) as u64, u32::from_le_bytes(*last) as u64)
+        } else if let (Some(first), Some(last)) = (word.first(), word.last()) {
+            (*first as u64, ((word[word.len() / 2] as u64) << 8) | *last as u64)
+        } else {
+            (0, 0)
+        };
+        let rest = ((word.len() as u64) << 16) | scope as u64;
+        Folded { first: lower_case(first), last: lower_case(last), rest }
+    }
+
+    #[inline]
+    const fn slot(self) -> usize {
+        // Of the rotations tried, these give the shortest chains: at most four rows, 1.2 on average.
+        let mixed = self.first ^ self.last.rotate_left(41) ^ self.rest.rotate_left(30);
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
+    }
+}
+
+/// Eight ASCII characters at once; what is no upper case letter stays. A byte's upper bit tells, after each addition,
+/// whether the character was at least as large as the constant is far from 0x80.
 #[inline]
-const fn hash(word: &[u8], scope: u16) -> usize {
-    let (first, last) = if let (Some(first), Some(last)) = (word.first_chunk(), word.last_chunk()) {
-        (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
-    } else if let (Some(first), Some(last)) = (word.first_chunk(), word.last_chunk()) {
-        (u32::from_le_bytes(*first) as u64, u32::from_le_bytes(*last) as u64)
-    } else if let (Some(first), Some(last)) = (word.first(), word.last()) {
-        (*first as u64, ((word[word.len() / 2] as u64) << 8) | *last as u64)
-    } else {
-        (0, 0)
-    };
-    const CASE: u64 = 0x2020_2020_2020_2020;
-    let mixed =
-        (first | CASE) ^ (last | CASE).rotate_left(29) ^ ((word.len() as u64) << 56) ^ ((scope as u64) << 24);
-    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
+const fn lower_case(text: u64) -> u64 {
+    const EVERY: u64 = 0x0101_0101_0101_0101;
+    let low = text & (0x7f * EVERY);
+    let from_a = low + (0x80 - b'A' as u64) * EVERY;
+    let behind_z = low + (0x7f - b'Z' as u64) * EVERY;
+    let upper = (from_a ^ behind_z) & !text & (0x80 * EVERY);
+    text | (upper >> 2)
 }
 
 #[cfg(test)]
@@ -102,7 +129,7 @@ mod tests {
 
     /// How many rows a lookup of this row looks at.
     fn chain(spec: &Spec) -> usize {
-        let mut slot = hash(spec.word.as_bytes(), spec.scope);
+        let mut slot = spec.folded.slot();
         let mut looked_at = 1;
         while INDEX[slot] != spec.id {
             slot = (slot + 1) % SLOTS;
@@ -120,7 +147,7 @@ mod tests {
             assert_eq!(find(name.to_uppercase().as_bytes()).map(|found| found.id), Some(spec.id), "{name}");
             worst = worst.max(chain(spec));
         }
-        assert!(worst <= 8, "a lookup looks at up to {worst} rows");
+        assert!(worst <= 4, "a lookup looks at up to {worst} rows");
         for name in ["get", "set", "mget", "mset", "incr", "hget", "hset", "del", "lpush", "zadd", "sadd"] {
             let looked_at = find(name.as_bytes()).map(chain);
             assert!(looked_at.is_some_and(|rows| rows <= 2), "{name}: {looked_at:?}");
@@ -128,20 +155,18 @@ mod tests {
     }
 
     #[test]
+    fn only_letters_are_folded() {
+        for byte in 0..=255u8 {
+            let text = u64::from_le_bytes([byte; 8]);
+            assert_eq!(lower_case(text).to_le_bytes(), [byte.to_ascii_lowercase(); 8]);
+        }
+    }
+
+    #[test]
     fn no_other_name_is_found() {
-        for name in [
-            "",
-            "ge",
-            "gett",
-            "config get",
-            "get|",
-            "get|x",
-            "config|",
-            "config|get|x",
-            "sentinel",
-            "[GET",
-            "\x27et",
-        ] {
+        let close = ["", "ge", "gett", "config get", "get|", "get|x", "config|", "config|get|x", "sentinel"];
+        let aliases = ["[et", "g\x05t", "restore\rasking", "georadiusby_ember_ro"];
+        for name in close.into_iter().chain(aliases) {
             assert!(find(name.as_bytes()).is_none(), "{name}");
         }
     }

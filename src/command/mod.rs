@@ -13,6 +13,8 @@ pub mod reply;
 mod row;
 mod spec;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use error::CommandError;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};

@@ -218,7 +218,10 @@ impl Reply<'_> {
     /// One pair of COMMAND DOCS' map.
     fn documentation(&mut self, spec: &'static Spec) {
         self.bulk(full_name(spec).as_bytes());
-        self.map(if spec.container { 3 } else { 2 });
+        self.map(if spec.container { 4 } else { 3 });
+        // Empty, but there: redis-cli prints it unasked.
+        self.bulk(b"summary");
+        self.bulk(b"");
         self.bulk(b"since");
         self.bulk(spec.since.as_bytes());
         self.bulk(b"group");

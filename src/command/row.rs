@@ -2,6 +2,7 @@
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
 use super::kinds::{Barrier, Family, Local, Merge, Route};
+use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 
 /// Where a command goes, how its replies merge, what it waits for.
@@ -104,6 +105,7 @@ pub(super) const fn row(
         finder,
         scope: 0,
         word: name,
+        folded: Folded::new(b"", 0),
     }
 }
 
@@ -139,6 +141,7 @@ pub(super) const fn complete<const ROWS: usize>(mut rows: [Spec; ROWS]) -> [Spec
                 rows[container].container = true;
             }
         }
+        rows[place].folded = Folded::new(rows[place].word.as_bytes(), rows[place].scope);
         // So that one look at the finder tells the commands that are keyed by one argument.
         if matches!(rows[place].finder, Finder::One(_)) && !matches!(rows[place].route, Route::Keyed) {
             rows[place].finder = Finder::Specs;

@@ -3,6 +3,7 @@
 use super::bitset::bitset;
 use super::keys::{Finder, KeySpec};
 use super::kinds::{Barrier, Family, Merge, Route};
+use super::lookup::Folded;
 use super::table::{self, TABLE};
 use crate::protocol::Args;
 
@@ -173,6 +174,8 @@ pub struct Spec {
     pub(super) scope: u16,
     /// The last word of the name.
     pub(super) word: &'static str,
+    /// What a lookup compares.
+    pub(super) folded: Folded,
 }
 
 impl Spec {
