@@ -118,32 +118,26 @@ impl Link {
         self.queue.borrow().send.kept()
     }
 
-    /// Request bytes that are still to be written.
+    /// Queues a copy of `request`; the reply goes to `receiver`. Returns how many bytes the link holds.
     #[inline]
-    pub fn unwritten(&self) -> usize {
-        self.queue.borrow().send.unwritten()
-    }
-
-    /// Queues a copy of `request`; the reply goes to `receiver`.
-    #[inline]
-    pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) {
+    pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) -> usize {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
-        drop(queue);
         self.wakeup.wake();
+        queue.send.kept()
     }
 
-    /// Queues `request` without a copy if it is large.
-    pub fn push_bytes(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: Bytes) {
+    /// As [`Link::push`], without a copy if `request` is large.
+    pub fn push_bytes(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: Bytes) -> usize {
         if request.len() < LARGE {
             return self.push(receiver, ticket, &request);
         }
         let mut queue = self.queue.borrow_mut();
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
         queue.send.push_large(request);
-        drop(queue);
         self.wakeup.wake();
+        queue.send.kept()
     }
 
     /// Queues `ASKING`, which goes for the very next command.

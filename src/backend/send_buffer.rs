@@ -70,6 +70,13 @@ impl SendBuffer {
 
     /// Queues `request` without a copy.
     pub(super) fn push_large(&mut self, request: Bytes) {
+        // An empty chunk in front of this one would never be answered.
+        if let Some(Chunk { bytes: ChunkBytes::Shared(bytes), .. }) = self.chunks.back_mut()
+            && bytes.is_empty()
+        {
+            self.spare = Some(std::mem::take(bytes));
+            self.chunks.pop_back();
+        }
         let start = self.queued;
         self.queued += request.len() as u64;
         self.chunks.push_back(Chunk { start, bytes: ChunkBytes::Large(request) });

@@ -83,9 +83,9 @@ bounds! {
     metric: "slotmux_errors_total{kind=\"deadline\"}",
     at: "the cluster's last error, or CLUSTERDOWN with the reason";
 
-    MAX_REQUEST = "max_request", "max-request", "512MiB", "1KiB" ..= "4GiB", "SIZE",
+    MAX_REQUEST = "max_request", "max-request", "1GiB", "1KiB" ..= "4GiB", "SIZE",
     what: "Bytes of one request",
-    reason: "a server's own limit for one argument",
+    reason: "a server's own client-query-buffer-limit; one argument has at most 512 MiB there and here",
     metric: "slotmux_errors_total{kind=\"too_large\"}",
     at: "a protocol error before the request is buffered, and the connection is closed";
 
@@ -123,7 +123,7 @@ bounds! {
     what: "Bytes queued or unanswered on one connection to a node",
     reason: "a tenth of a second of a 1.25 GB/s network: more only makes a slow node's queue longer",
     metric: "slotmux_in_flight_requests",
-    at: "sessions with a command for this node wait; others do not notice";
+    at: "a client with commands on it gets no further ones forwarded; others do not notice";
 
     LINK_TIMEOUT = "link_timeout", "link-timeout", "15s", "50ms" ..= "1h", "DURATION",
     what: "How long a node may owe replies and send nothing before its connection is given up",

@@ -41,8 +41,8 @@ enum Read {
     WorkerGauge(fn(&WorkerMetrics) -> &Gauge),
     /// A count of each worker for each value of the label.
     Labelled(fn() -> Vec<&'static str>, fn(&WorkerMetrics) -> &[Counter]),
-    /// A count of each worker for each command family.
-    Families(fn(&WorkerMetrics) -> &[Counter]),
+    /// How many durations each worker has for each command family.
+    Families(fn(&WorkerMetrics) -> &[Histogram]),
     /// A histogram of each worker for each command family.
     Durations(fn(&WorkerMetrics) -> &[Histogram]),
     Control(fn(&ControlMetrics) -> &Counter),
@@ -77,7 +77,7 @@ declared! {
     Counter "slotmux_connections_rejected_total" "Client connections closed at max_clients" =
         Control(|c| &c.rejected);
     Counter "slotmux_accept_errors_total" "Failed calls of accept" = Control(|c| &c.accept_errors);
-    Counter "slotmux_requests_total" ["family"] "Requests of clients" = Families(|w| &w.requests);
+    Counter "slotmux_requests_total" ["family"] "Requests answered" = Families(|w| &w.latency);
     Histogram "slotmux_request_duration_seconds" ["family"]
         "Time from a request's framing to its reply" = Durations(|w| &w.latency);
     Gauge "slotmux_in_flight_requests" "Commands that wait for a node's reply" =
@@ -160,7 +160,10 @@ impl Declared {
                 vec![self.sample(None, total as f64)]
             }
             Labelled(labels, cells) => counts(&labels(), cells),
-            Families(cells) => counts(metrics.families, cells),
+            Families(cells) => {
+                let total = |index: usize| workers.iter().map(|worker| cells(worker)[index].count()).sum();
+                self.each_label(metrics.families, |index| number(total(index)))
+            }
             Durations(cells) => (metrics.families.iter().enumerate())
                 .map(|(index, family)| {
                     self.histogram(family, workers.iter().map(|worker| &cells(worker)[index]))
@@ -258,16 +261,16 @@ mod tests {
         let [one, two] = metrics.workers() else { panic!("two workers") };
         one.clients.add(3);
         two.clients.sub(1);
-        one.requests[1].add(5);
-        two.requests[1].add(6);
+        one.latency[1].record(1);
+        two.latency[1].record(1);
         two.errors[ErrorKind::Indoubt.index()].inc();
         two.latency[0].record(60_000);
         metrics.control().refreshes[Refresh::Changed.index()].inc();
         let page = metrics.render();
         for line in [
             "slotmux_clients 2",
-            "slotmux_requests_total{family=\"hash\"} 11",
-            "slotmux_requests_total{family=\"string\"} 0",
+            "slotmux_requests_total{family=\"hash\"} 2",
+            "slotmux_requests_total{family=\"string\"} 1",
             "slotmux_errors_total{kind=\"indoubt\"} 1",
             "slotmux_request_duration_seconds_bucket{family=\"string\",le=\"0.00005\"} 0",
             "slotmux_request_duration_seconds_bucket{family=\"string\",le=\"0.0001\"} 1",

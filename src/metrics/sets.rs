@@ -88,8 +88,6 @@ pub struct WorkerMetrics {
     pub clients: Gauge,
     /// Connections taken over from the acceptor.
     pub connections: Counter,
-    /// Requests by command family.
-    pub requests: Box<[Counter]>,
     /// Time from a request's framing to its reply's last byte, by command family.
     pub latency: Box<[Histogram]>,
     /// Errors that the proxy gave, by [`ErrorKind::index`].
@@ -125,7 +123,6 @@ impl WorkerMetrics {
         Self {
             clients: Gauge::default(),
             connections: Counter::default(),
-            requests: (0..families).map(|_| Counter::default()).collect(),
             latency: (0..families).map(|_| Histogram::default()).collect(),
             errors: Default::default(),
             server_errors: Counter::default(),

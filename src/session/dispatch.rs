@@ -10,7 +10,7 @@ use super::lanes::{Held, History};
 use super::pending::{Pending, Progress, State};
 use crate::backend::{Link, Reply, Ticket};
 use crate::command::{KeyError, Spec};
-use crate::error::ClientError;
+use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, Protocol};
 use crate::route::Routes;
 use crate::route::plan::{self, Groups, PlanError};
@@ -23,12 +23,16 @@ pub(super) enum Source<'a> {
     Owned(&'a Bytes),
 }
 
-impl Source<'_> {
-    fn len(&self) -> usize {
+impl<'a> Source<'a> {
+    pub(super) fn bytes(self) -> &'a [u8] {
         match self {
-            Source::Slice(bytes) => bytes.len(),
-            Source::Owned(bytes) => bytes.len(),
+            Source::Slice(bytes) => bytes,
+            Source::Owned(bytes) => bytes,
         }
+    }
+
+    fn len(self) -> usize {
+        self.bytes().len()
     }
 
     fn to_bytes(self) -> Bytes {
@@ -46,6 +50,8 @@ pub(super) struct Planner<'a> {
     pub(super) routes: &'a Routes,
     pub(super) protocol: Protocol,
     pub(super) now: u64,
+    /// A link whose queue is full now.
+    pub(super) full: Option<Rc<Link>>,
 }
 
 impl Planner<'_> {
@@ -120,11 +126,14 @@ impl Planner<'_> {
     }
 
     #[inline]
-    fn push(&self, link: &Link, ticket: Ticket, request: Source<'_>) {
+    fn push(&mut self, link: &Rc<Link>, ticket: Ticket, request: Source<'_>) {
         let session = self.session.clone();
-        match request {
+        let kept = match request {
             Source::Slice(bytes) => link.push(session, ticket, bytes),
             Source::Owned(bytes) => link.push_bytes(session, ticket, bytes.clone()),
+        };
+        if kept >= self.session.worker.config.limits.link_queue {
+            self.full = Some(link.clone());
         }
     }
 
@@ -188,6 +197,12 @@ impl Planner<'_> {
     pub(super) fn fail(&mut self, spec: &'static Spec, error: &ClientError) {
         self.session.worker.backend.metrics.errors[error.kind().index()].add(1);
         self.answer_error(spec, &error.to_string());
+    }
+
+    /// Answers what is no command that could be planned.
+    pub(super) fn refuse(&mut self, kind: ErrorKind, reply: Vec<u8>) {
+        self.session.worker.backend.metrics.errors[kind.index()].add(1);
+        self.answer(None, reply.into());
     }
 
     fn answer_error(&mut self, spec: &'static Spec, text: &str) {

@@ -3,6 +3,7 @@
 
 mod dispatch;
 mod gather;
+mod intake;
 mod lanes;
 mod local;
 mod output;

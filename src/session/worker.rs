@@ -58,6 +58,7 @@ impl Worker {
         let mut published = self.topology.published();
         let mut round = tokio::time::interval(ROUND);
         let limit = self.config.limits.link_timeout.as_secs_f64() / ROUND.as_secs_f64();
+        let mut draining = false;
         loop {
             tokio::select! {
                 changed = published.changed() => if changed.is_err() { return },
@@ -66,9 +67,10 @@ impl Worker {
                     self.each_session(Session::shrink);
                     continue;
                 }
-                () = self.drain.cancelled() => {
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
                     self.each_session(|session| session.wakeup.wake());
-                    return;
+                    continue;
                 }
             }
             let Some(snapshot) = self.topology.snapshot() else { continue };
@@ -88,6 +90,18 @@ impl Worker {
 
     pub(super) fn leave(&self, session: &Session) {
         self.sessions.borrow_mut().remove(&session.id);
+    }
+
+    /// Keeps the count of a client's commands that wait for replies; returns what was told.
+    #[inline]
+    pub(super) fn count_in_flight(&self, told: usize, now: usize) -> usize {
+        if told != now {
+            self.backend.metrics.in_flight.add(now as i64 - told as i64);
+            if (told == 0) != (now == 0) {
+                self.spin.waits(now > 0);
+            }
+        }
+        now
     }
 
     /// Keeps the count of what all sessions hold.

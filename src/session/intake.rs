@@ -1,0 +1,252 @@
+//! From bytes that were read to planned commands: frames them, looks each up, and lets it go or wait.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Worker;
+use super::dispatch::{Planner, Source};
+use super::local::Client;
+use super::pending::State;
+use super::turn::Turn;
+use crate::backend::LARGE;
+use crate::command::{Barrier, CommandError, Flags, Local, Route, Spec, resolve};
+use crate::config::Ordering;
+use crate::error::{ClientError, ErrorKind};
+use crate::protocol::{Args, RequestLimits};
+
+/// After so many requests, keys, or bytes of them a turn lets others run.
+const TURN_KEYS: usize = 1000;
+const TURN_BYTES: usize = 256 * 1024;
+/// Request bytes of one client that wait for replies; a larger request goes alone.
+const IN_FLIGHT_BYTES: usize = 1 << 20;
+
+/// Why planning stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// There is no whole request.
+    Empty,
+    /// The turn has done enough.
+    Budget,
+    /// Something must be answered, or be read by the client, first.
+    Blocked,
+}
+
+/// Where requests are planned from.
+pub(super) enum Input<'a> {
+    Scratch(&'a [u8]),
+    Buffer(BytesMut),
+}
+
+impl Input<'_> {
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Input::Scratch(bytes) => bytes,
+            Input::Buffer(bytes) => bytes,
+        }
+    }
+
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        match self {
+            Input::Scratch(bytes) => *bytes = &bytes[count..],
+            Input::Buffer(bytes) => bytes.advance(count),
+        }
+    }
+
+    /// Takes a large request out without a copy; it is gone from the input then.
+    fn take_large(&mut self, len: usize) -> Option<Bytes> {
+        match self {
+            Input::Buffer(bytes) if len >= LARGE => Some(bytes.split_to(len).freeze()),
+            _ => None,
+        }
+    }
+}
+
+impl Turn {
+    /// Plans the whole requests at the front of `input`.
+    pub(super) fn plan(&mut self, input: &mut Input<'_>) -> Stop {
+        let (session, worker) = (self.session.clone(), self.worker.clone());
+        let mut state = session.state.borrow_mut();
+        let routes = worker.routes.borrow();
+        if state.version != routes.version() {
+            // What is on its way was sent by older routes.
+            if !state.is_idle() {
+                state.watch();
+            }
+            state.version = routes.version();
+        }
+        let now = worker.backend.clock.now();
+        let mut planner = Planner {
+            session: &session,
+            state: &mut state,
+            routes: &routes,
+            protocol: self.client.protocol,
+            now,
+            full: None,
+        };
+        let (mut keys, mut bytes) = (0, 0);
+        loop {
+            if self.closing {
+                input.advance(input.bytes().len());
+                return Stop::Empty;
+            }
+            if planner.full.is_some() {
+                self.full = planner.full.take();
+            }
+            if self.is_blocked(&planner) {
+                return Stop::Blocked;
+            }
+            if keys >= TURN_KEYS || bytes >= TURN_BYTES {
+                return Stop::Budget;
+            }
+            match self.request(input, &mut planner) {
+                Ok(Some((arguments, len))) => {
+                    keys += arguments;
+                    bytes += len;
+                }
+                Ok(None) => return Stop::Empty,
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    /// Whether the next request has to wait, whatever it is.
+    #[inline]
+    fn is_blocked(&self, planner: &Planner<'_>) -> bool {
+        let (state, limits) = (&*planner.state, &self.worker.config.limits);
+        !state.is_idle()
+            && (state.base() < self.barrier
+                || state.len() >= limits.session_in_flight
+                || state.bytes() >= IN_FLIGHT_BYTES
+                || self.full.as_ref().is_some_and(|link| link.kept() >= limits.link_queue)
+                || self.worker.config.ordering == Ordering::Connection
+                || (state.lanes.is_some() && self.worker.held_bytes.get() >= limits.max_held_bytes))
+            || state.out.len() >= limits.output_soft
+    }
+
+    /// Whether what blocked the planning may be over.
+    pub(super) fn may_go_on(&self, state: &State) -> bool {
+        state.is_idle() && state.out.len() < self.worker.config.limits.output_soft && !self.closing
+    }
+
+    /// Plans one request: how many arguments and bytes it had.
+    #[inline]
+    fn request(
+        &mut self,
+        input: &mut Input<'_>,
+        planner: &mut Planner<'_>,
+    ) -> Result<Option<(usize, usize)>, Stop> {
+        let limits = &self.worker.config.limits;
+        let limits = RequestLimits {
+            arguments: limits.max_arguments,
+            bytes: limits.max_request,
+            unauthenticated: !self.client.authenticated,
+        };
+        let framed = match self.framer.next(input.bytes(), &limits) {
+            Ok(Some(framed)) => framed,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                self.closing = true;
+                let mut text = Vec::new();
+                error.write(&mut text);
+                planner.refuse(ErrorKind::Protocol, text);
+                return Ok(None);
+            }
+        };
+        let bytes = framed.rewritten.as_deref().unwrap_or(&input.bytes()[..framed.len]);
+        let args = self.framer.args(bytes);
+        let count = args.len();
+        if count == 0 {
+            input.advance(framed.len);
+            return Ok(Some((1, framed.len)));
+        }
+        let found = resolve(&args);
+        let (spec, barrier, route) = match &found {
+            Ok(spec) => {
+                let (route, barrier) = spec.placement(&args);
+                (*spec, barrier, route)
+            }
+            Err(error) => {
+                let kind = match error {
+                    CommandError::WrongArity(_) => ErrorKind::WrongArity,
+                    CommandError::Unknown(_) | CommandError::UnknownSubcommand(..) => {
+                        ErrorKind::UnknownCommand
+                    }
+                };
+                let mut text = vec![b'-'];
+                error.write_to(&mut text);
+                text.extend_from_slice(b"\r\n");
+                planner.refuse(kind, text);
+                input.advance(framed.len);
+                return Ok(Some((1, framed.len)));
+            }
+        };
+        if barrier != Barrier::None && !self.passes(barrier, planner) {
+            return Err(Stop::Blocked);
+        }
+        // A large request leaves the input here, so that no copy of it is made.
+        let large = if framed.rewritten.is_none() { input.take_large(framed.len) } else { None };
+        let taken = large.is_some();
+        let source = match (&large, &framed.rewritten) {
+            (Some(bytes), _) => Source::Owned(bytes),
+            (None, Some(bytes)) => Source::Slice(bytes),
+            (None, None) => Source::Slice(&input.bytes()[..framed.len]),
+        };
+        let args = self.framer.args(source.bytes());
+        Self::go(&mut self.client, &mut self.closing, spec, route, &args, source, planner, &self.worker);
+        if barrier == Barrier::Full {
+            self.barrier = planner.state.next_seq();
+        }
+        if barrier != Barrier::AfterOthers {
+            self.others = planner.state.next_seq();
+        }
+        if !taken {
+            input.advance(framed.len);
+        }
+        self.framer.shrink();
+        Ok(Some((count, framed.len)))
+    }
+
+    /// Whether a command that is a barrier may go now.
+    fn passes(&self, barrier: Barrier, planner: &Planner<'_>) -> bool {
+        match barrier {
+            Barrier::None => true,
+            Barrier::Full => planner.state.is_idle(),
+            Barrier::AfterOthers => planner.state.base() >= self.others || planner.state.is_idle(),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn go(
+        client: &mut Client,
+        closing: &mut bool,
+        spec: &'static Spec,
+        route: Route,
+        args: &Args<'_>,
+        source: Source<'_>,
+        planner: &mut Planner<'_>,
+        worker: &Worker,
+    ) {
+        if !client.authenticated && !spec.flags.has(Flags::NO_AUTH) {
+            return planner.fail(spec, &ClientError::NoAuth);
+        }
+        match route {
+            Route::Keyed => planner.keyed(spec, args, source),
+            Route::Split => planner.split(spec, args, source),
+            Route::AllShards => planner.everywhere(spec, source),
+            Route::AnyShard => planner.anywhere(spec, source),
+            Route::Local(local) => {
+                *closing |= local == Local::Quit;
+                let mut reply = Vec::new();
+                client.answer(local, args, &worker.config, &mut reply);
+                planner.protocol = client.protocol;
+                planner.answer(Some(spec), reply.into());
+            }
+            Route::Refused(reason) => {
+                planner
+                    .fail(spec, &ClientError::Refused { command: spec.name.into(), reason: reason.into() });
+            }
+        }
+    }
+}
