@@ -1,0 +1,45 @@
+//! Requests, in pieces: nothing panics, every split gives the same requests or the same error, and what was
+//! framed can be looked up, keyed and cut.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use slotmux::command::resolve;
+use slotmux::protocol::{RequestFramer, RequestLimits};
+use slotmux::route::plan;
+
+const LIMITS: RequestLimits = RequestLimits { arguments: 1000, bytes: 1 << 20, unauthenticated: false };
+
+/// The lengths of the requests, and the error that ended them.
+fn frame(bytes: &[u8], piece: usize) -> (Vec<usize>, Option<Vec<u8>>) {
+    let (mut framer, mut buffer, mut lengths) = (RequestFramer::default(), Vec::new(), Vec::new());
+    for piece in bytes.chunks(piece) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match framer.next(&buffer, &LIMITS) {
+                Ok(None) => break,
+                Ok(Some(framed)) => {
+                    let args = framer.args(framed.rewritten.as_deref().unwrap_or(&buffer));
+                    if let Ok(spec) = resolve(&args) {
+                        let _ = spec.placement(&args);
+                        let _ = plan::slot(spec, &args);
+                    }
+                    lengths.push(framed.len);
+                    buffer.drain(..framed.len);
+                }
+                Err(error) => {
+                    let mut text = Vec::new();
+                    error.write(&mut text);
+                    return (lengths, Some(text));
+                }
+            }
+        }
+    }
+    (lengths, None)
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&piece, bytes)) = input.split_first() else { return };
+    let whole = frame(bytes, bytes.len().max(1));
+    assert_eq!(frame(bytes, usize::from(piece).max(1)), whole);
+    assert_eq!(frame(bytes, 1), whole);
+});
