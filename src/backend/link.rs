@@ -66,8 +66,10 @@ pub struct Link {
     pub(super) give_up: Cell<Option<&'static str>>,
     /// Whether anything was read since the last health check.
     pub(super) read_since: Cell<bool>,
-    /// How long nothing has been read while replies were due, in health checks.
+    /// For how many health checks nothing has been read, while replies were due or while none were.
     silent: Cell<u32>,
+    /// Whether replies were due at the last health check.
+    was_due: Cell<bool>,
 }
 
 impl fmt::Debug for Link {
@@ -88,6 +90,7 @@ impl Link {
             give_up: Cell::new(None),
             read_since: Cell::new(false),
             silent: Cell::new(0),
+            was_due: Cell::new(false),
         })
     }
 
@@ -166,19 +169,22 @@ impl Link {
     }
 
     /// To be called regularly: gives the link up after `limit` calls without a byte though replies
-    /// are due; pings it if nothing is due, so that the node's `timeout` never meets a command.
-    pub fn check(&self, limit: u32) {
+    /// are due; pings it after `idle` calls without any, so that the node's `timeout` never meets a
+    /// command.
+    pub fn check(&self, limit: u32, idle: u32) {
         if self.state.get() == State::Opening || self.state.get() == State::Closed {
             return;
         }
         let due = !self.queue.borrow().entries.is_empty();
-        if self.read_since.replace(false) || !due {
-            self.silent.set(0);
-        } else if self.silent.replace(self.silent.get() + 1) + 1 >= limit {
+        if self.read_since.replace(false) || due != self.was_due.replace(due) {
+            return self.silent.set(0);
+        }
+        self.silent.set(self.silent.get() + 1);
+        if due && self.silent.get() >= limit {
             self.give_up.set(Some("no reply within link_timeout"));
             self.wakeup.wake();
         }
-        if !due && self.state.get() == State::Up {
+        if !due && self.silent.get() >= idle && self.state.get() == State::Up {
             self.push_internal(PING);
         }
     }

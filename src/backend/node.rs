@@ -171,8 +171,8 @@ impl Node {
     }
 
     /// See [`Link::check`].
-    pub fn check(&self, limit: u32) {
-        self.links().for_each(|link| link.check(limit));
+    pub fn check(&self, limit: u32, idle: u32) {
+        self.links().for_each(|link| link.check(limit, idle));
     }
 
     fn links(&self) -> impl Iterator<Item = Rc<Link>> {

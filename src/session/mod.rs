@@ -80,6 +80,8 @@ pub async fn serve(stream: Stream, worker: Rc<Worker>, id: u64) {
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;
+    let (held, _) = session.state.borrow().held();
+    worker.backend.metrics.abandoned.add(held as u64);
     session.state.borrow_mut().leave();
     worker.count_held(&mut session.state.borrow_mut());
     worker.leave(&session);

@@ -16,8 +16,13 @@ use crate::config::Config;
 use crate::route::Routes;
 use crate::topology::Shared;
 
-/// How often sessions and links are looked after.
+/// How often sessions and links are looked after, at least.
 const ROUND: Duration = Duration::from_secs(1);
+/// `link_timeout` is kept to a quarter of it.
+const ROUNDS: u32 = 4;
+/// A link on which nothing has happened for so long is pinged: far below any `timeout` of a server that
+/// makes sense.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// One worker: a thread, its routes, its nodes' links and its sessions.
 #[derive(Debug)]
@@ -56,14 +61,17 @@ impl Worker {
     /// Takes over new snapshots and looks after links and sessions, for ever.
     pub async fn keep(self: Rc<Self>) {
         let mut published = self.topology.published();
-        let mut round = tokio::time::interval(ROUND);
-        let limit = self.config.limits.link_timeout.as_secs_f64() / ROUND.as_secs_f64();
+        let link_timeout = self.config.limits.link_timeout;
+        let every = ROUND.min(link_timeout / ROUNDS);
+        let mut round = tokio::time::interval(every);
+        let rounds = |time: Duration| (time.as_secs_f64() / every.as_secs_f64()).ceil() as u32;
+        let (limit, idle) = (rounds(link_timeout), rounds(IDLE));
         let mut draining = false;
         loop {
             tokio::select! {
                 changed = published.changed() => if changed.is_err() { return },
                 _ = round.tick() => {
-                    self.routes.borrow().nodes().iter().for_each(|node| node.check(limit.ceil() as u32));
+                    self.routes.borrow().nodes().iter().for_each(|node| node.check(limit, idle));
                     self.each_session(Session::shrink);
                     continue;
                 }

@@ -164,10 +164,11 @@ impl Refresh {
         }
         let before = self.shared.snapshot();
         let snapshot = merge(before.as_ref().map(|snapshot| &snapshot.table), &views);
-        let changed = before.is_none_or(|before| !Arc::ptr_eq(&before.table, &snapshot.table));
+        let changed = before.as_ref().is_none_or(|before| !Arc::ptr_eq(&before.table, &snapshot.table));
         if changed {
+            let moved = before.as_ref().map_or(0, |before| snapshot.table.moved_since(&before.table));
             let (shards, covered) = (snapshot.table.shards.len(), snapshot.table.covered());
-            tracing::info!(shards, covered, "the topology changed");
+            tracing::info!(shards, covered, moved, "the topology changed");
             self.connections.retain(|addr, _| snapshot.table.known.contains_key(addr));
             self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
         }

@@ -41,6 +41,12 @@ impl Table {
         self.shards.get(usize::from(self.owners[usize::from(slot)]))
     }
 
+    /// How many slots have another owner than in `before`.
+    pub fn moved_since(&self, before: &Table) -> usize {
+        let owner = |table: &Table, slot: usize| table.owner(slot as u16).map(|shard| shard.id.clone());
+        (0..SLOTS).filter(|slot| owner(self, *slot) != owner(before, *slot)).count()
+    }
+
     /// How many slots have an owner.
     pub fn covered(&self) -> usize {
         self.owners.iter().filter(|owner| **owner != NO_SHARD).count()
