@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backend::{Backend, Node};
+use crate::backend::{Backend, Link, Node};
 use crate::net::NodeAddr;
 use crate::topology::{Cause, NO_SHARD, SLOTS, Shared, Snapshot, Table};
 
@@ -166,6 +166,16 @@ impl Routes {
         }
         self.overlay.insert(slot, Overlay { addr, at: Instant::now() });
         Moved::Noted
+    }
+
+    /// Lets another link take the place of one that leads to the wrong node.
+    ///
+    /// That is a change of the routes: sessions with commands on the old link must wait for them before
+    /// they use the new one.
+    pub fn replace(&mut self, link: &Link) {
+        link.retire();
+        self.version += 1;
+        self.refresh(Cause::Redirect, None);
     }
 
     /// Notes that `slot` is being moved.

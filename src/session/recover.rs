@@ -80,8 +80,7 @@ impl Session {
         match signal {
             Signal::Moved { to, .. } if to == from => {
                 // The connection leads to somebody else than who has that address now.
-                request.link().retire();
-                routes.refresh(Cause::Redirect, None);
+                routes.replace(request.link());
                 (Next::Owner, backoff(tries), None)
             }
             Signal::Moved { slot, to } => match routes.moved(*slot, to, from) {
