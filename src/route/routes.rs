@@ -35,8 +35,8 @@ pub struct Routes {
     /// Goes up with every new table.
     tables: u64,
     table: Option<Arc<Table>>,
-    /// When the newest view in the table was asked for.
-    asked: Option<Instant>,
+    /// When the nodes whose views are in the table were asked.
+    asked: HashMap<NodeAddr, Instant>,
     /// For each slot an index into `nodes`, or [`NO_SHARD`].
     owners: Box<[u16]>,
     nodes: Vec<Rc<Node>>,
@@ -56,7 +56,7 @@ impl Routes {
             version: 1,
             tables: 0,
             table: None,
-            asked: None,
+            asked: HashMap::new(),
             owners: vec![NO_SHARD; SLOTS].into(),
             nodes: Vec::new(),
             overlay: HashMap::new(),
@@ -76,9 +76,9 @@ impl Routes {
         self.tables
     }
 
-    /// When the newest view in the table was asked for.
-    pub fn asked(&self) -> Option<Instant> {
-        self.asked
+    /// Whether `node` was asked after `at`, and its view is in the table.
+    pub fn has_asked(&self, node: &NodeAddr, at: Instant) -> bool {
+        self.asked.get(node).is_some_and(|asked| *asked > at)
     }
 
     /// The node that owns `slot`.
@@ -132,7 +132,7 @@ impl Routes {
 
     /// The node at `addr`, if the cluster has named that address.
     pub fn node(&mut self, addr: &NodeAddr) -> Option<Rc<Node>> {
-        let addr = self.table.as_ref()?.known.get(addr)?.clone();
+        let addr = self.known(addr)?.clone();
         let index = self.index_of(&addr);
         self.nodes.get(usize::from(index)).cloned()
     }
@@ -151,10 +151,14 @@ impl Routes {
         self.shared.ask(cause, node);
     }
 
+    /// The address by which the cluster knows a node, if it does.
+    pub fn known(&self, addr: &NodeAddr) -> Option<&NodeAddr> {
+        self.table.as_ref()?.known.get(addr)
+    }
+
     /// Notes that `asked` said that `slot` is owned by `to`, and asks for a refresh.
     pub fn moved(&mut self, slot: u16, to: &NodeAddr, asked: &NodeAddr) -> Moved {
-        let known = self.table.as_ref().and_then(|table| table.known.get(to).cloned());
-        let Some(addr) = known else {
+        let Some(addr) = self.known(to).cloned() else {
             // Only nodes that the cluster names are connected to: who sent the redirect knows of it.
             self.refresh(Cause::Redirect, Some(asked));
             return Moved::Unknown;
@@ -185,12 +189,17 @@ impl Routes {
 
     /// Takes over what a refresh found. True if the routes changed.
     pub fn install(&mut self, snapshot: &Snapshot) -> bool {
-        let oldest = snapshot.asked.iter().map(|(_, at)| *at).min();
-        self.asked = oldest.max(self.asked);
+        self.asked.extend(snapshot.asked.iter().cloned());
+        self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
         let same = self.table.as_ref().is_some_and(|table| Arc::ptr_eq(table, &snapshot.table));
         let overlays = self.overlay.len();
         self.overlay.retain(|slot, overlay| !refutes(snapshot, *slot, overlay));
-        self.open.retain(|_, at| oldest.is_none_or(|oldest| *at > oldest));
+        // Only a slot's owner knows whether it is still being moved.
+        let asked = &self.asked;
+        self.open.retain(|slot, at| {
+            let owner = snapshot.table.owner(*slot).and_then(|shard| asked.get(&shard.addr));
+            owner.is_none_or(|asked| *asked <= *at)
+        });
         if same && overlays == self.overlay.len() {
             return false;
         }

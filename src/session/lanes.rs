@@ -32,7 +32,9 @@ pub(crate) enum Next {
 pub(crate) struct Unconfirmed {
     /// The node that it names.
     pub(crate) to: NodeAddr,
-    /// When it came: a view that was asked for later decides.
+    /// The node that knows: its view decides,
+    pub(crate) witness: NodeAddr,
+    /// if it was asked for later than this.
     pub(crate) at: std::time::Instant,
 }
 

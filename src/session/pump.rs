@@ -15,6 +15,9 @@ use crate::protocol::{Protocol, RequestFramer, RequestLimits};
 use crate::route::Routes;
 use crate::topology::Cause;
 
+/// As often a refresh is asked for again that is to confirm a redirect.
+const CONFIRM: Duration = Duration::from_millis(100);
+
 /// What to do with the first held command of a lane.
 enum Step {
     /// It goes down this link.
@@ -115,8 +118,9 @@ impl Session {
             held.tables = tables;
         }
         if let Some(unconfirmed) = &held.unconfirmed {
-            if !expired && routes.asked().is_none_or(|asked| asked <= unconfirmed.at) {
-                return Step::Wait(deadline);
+            if !expired && !routes.has_asked(&unconfirmed.witness, unconfirmed.at) {
+                routes.refresh(Cause::Redirect, Some(&unconfirmed.witness));
+                return Step::Wait((now + CONFIRM.as_nanos() as u64).min(deadline));
             }
             let owner = routes.owner(slot).is_some_and(|node| *node.addr() == unconfirmed.to);
             let asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
