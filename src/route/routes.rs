@@ -43,8 +43,9 @@ pub struct Routes {
     overlay: HashMap<u16, Overlay>,
     /// Slots seen to be moving (ASK, TRYAGAIN) since that time.
     open: HashMap<u16, Instant>,
-    /// Since when some slot has had no owner.
-    uncovered: Option<Instant>,
+    /// Slots that have no owner, and since when; of before the first table there is only `begun`.
+    uncovered: HashMap<u16, Instant>,
+    begun: Instant,
 }
 
 impl Routes {
@@ -61,7 +62,8 @@ impl Routes {
             nodes: Vec::new(),
             overlay: HashMap::new(),
             open: HashMap::new(),
-            uncovered: Some(Instant::now()),
+            uncovered: HashMap::new(),
+            begun: Instant::now(),
         }
     }
 
@@ -87,9 +89,9 @@ impl Routes {
         self.nodes.get(usize::from(self.owners[usize::from(slot)]))
     }
 
-    /// Since when some slot has had no owner.
-    pub fn uncovered_since(&self) -> Option<Instant> {
-        self.uncovered
+    /// Since when `slot`, which has no owner, has had none.
+    pub fn uncovered_since(&self, slot: u16) -> Instant {
+        self.uncovered.get(&slot).copied().unwrap_or(self.begun)
     }
 
     /// A slot of every shard that owns one: each names its shard until the table changes.
@@ -107,7 +109,7 @@ impl Routes {
 
     /// Whether every slot has an owner.
     pub fn all_covered(&self) -> bool {
-        self.uncovered.is_none()
+        self.table.is_some() && self.uncovered.is_empty()
     }
 
     /// A slot that has an owner, at random.
@@ -228,9 +230,11 @@ impl Routes {
         for (slot, addr) in self.overlay.iter().map(|(slot, o)| (*slot, o.addr.clone())).collect::<Vec<_>>() {
             self.owners[usize::from(slot)] = self.index_of(&addr);
         }
-        match self.owners.contains(&NO_SHARD) {
-            true => self.uncovered = self.uncovered.or(Some(Instant::now())),
-            false => self.uncovered = None,
+        let owners = &self.owners;
+        self.uncovered.retain(|slot, _| owners[usize::from(*slot)] == NO_SHARD);
+        let now = Instant::now();
+        for (slot, _) in (0..).zip(owners.iter()).filter(|(_, owner)| **owner == NO_SHARD) {
+            self.uncovered.entry(slot).or_insert(now);
         }
     }
 

@@ -139,7 +139,7 @@ impl Session {
         };
         let Some(node) = target else {
             routes.refresh(Cause::Uncovered, None);
-            let long = routes.uncovered_since().is_some_and(|since| self.is_long(since));
+            let long = routes.owner(slot).is_none() && self.is_long(routes.uncovered_since(slot));
             return self.wait_or_fail(held, expired || long, now, deadline, tables, "Hash slot not served");
         };
         match node.link(protocol, self.id) {
