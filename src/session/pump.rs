@@ -64,7 +64,7 @@ impl Session {
                     }
                     Step::Send(link) => {
                         let Some(held) = lanes.release(slot) else { break };
-                        let alone = routes.is_open(slot) && has_several_keys(&held.request);
+                        let alone = held.alone || (routes.is_open(slot) && has_several_keys(&held.request));
                         state.set_link(held.ticket, link.id());
                         self.send_held(&link, &held);
                         lanes.sent(slot, held.ticket, link.id(), held.history, alone);

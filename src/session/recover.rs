@@ -70,7 +70,8 @@ impl Session {
             Some(_) => (Next::Owner, 0),
             None => self.follow(&signal, &request, history.tries),
         };
-        let held = Held { history, next, unconfirmed, ..self.held(ticket, request.to_bytes(), wait) };
+        let alone = !matches!(signal, Signal::Moved { .. } | Signal::Ask { .. });
+        let held = Held { history, next, unconfirmed, alone, ..self.held(ticket, request.to_bytes(), wait) };
         state.hold(slot, held);
         true
     }
@@ -168,6 +169,7 @@ impl Session {
             history: History::default(),
             unconfirmed: None,
             forbidden: false,
+            alone: false,
         }
     }
 
