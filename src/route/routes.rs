@@ -40,6 +40,8 @@ pub struct Routes {
     /// For each slot an index into `nodes`, or [`NO_SHARD`].
     owners: Box<[u16]>,
     nodes: Vec<Rc<Node>>,
+    /// Nodes without slots whose last replies are still to come.
+    leaving: Vec<Rc<Node>>,
     overlay: HashMap<u16, Overlay>,
     /// Slots seen to be moving (ASK, TRYAGAIN) since that time.
     open: HashMap<u16, Instant>,
@@ -60,6 +62,7 @@ impl Routes {
             asked: HashMap::new(),
             owners: vec![NO_SHARD; SLOTS].into(),
             nodes: Vec::new(),
+            leaving: Vec::new(),
             overlay: HashMap::new(),
             open: HashMap::new(),
             uncovered: HashMap::new(),
@@ -223,6 +226,7 @@ impl Routes {
             self.nodes.drain(..).partition(|node: &Rc<Node>| wanted.contains(node.addr()));
         self.nodes = stay;
         go.iter().for_each(|node| node.retire());
+        self.leaving.extend(go);
         let indices: Vec<u16> = table.shards.iter().map(|shard| self.index_of(&shard.addr)).collect();
         for (owner, shard) in self.owners.iter_mut().zip(&table.owners) {
             *owner = indices.get(usize::from(*shard)).copied().unwrap_or(NO_SHARD);
@@ -238,9 +242,10 @@ impl Routes {
         }
     }
 
-    /// All nodes that this worker has to do with.
-    pub fn nodes(&self) -> &[Rc<Node>] {
-        &self.nodes
+    /// Looks after the links, also those of nodes that are leaving; see [`Node::check`].
+    pub fn check_links(&mut self, limit: u32) {
+        self.leaving.retain(|node| node.has_links());
+        self.nodes.iter().chain(&self.leaving).for_each(|node| node.check(limit));
     }
 }
 

@@ -58,7 +58,7 @@ impl Worker {
             tokio::select! {
                 changed = published.changed() => if changed.is_err() { return },
                 _ = round.tick() => {
-                    self.routes.borrow().nodes().iter().for_each(|node| node.check(limit.ceil() as u32));
+                    self.routes.borrow_mut().check_links(limit.ceil() as u32);
                     self.each_session(Session::shrink);
                     continue;
                 }
