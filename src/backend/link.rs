@@ -116,6 +116,11 @@ impl Link {
         self.state.get() == State::Opening
     }
 
+    /// Whether it has ended.
+    pub fn is_closed(&self) -> bool {
+        self.state.get() == State::Closed
+    }
+
     /// Request bytes that it holds.
     pub fn kept(&self) -> usize {
         self.queue.borrow().send.kept()

@@ -32,6 +32,8 @@ pub struct Node {
     addr: NodeAddr,
     backend: Rc<Backend>,
     slots: Vec<Slot>,
+    /// Links that were replaced before their last reply had come.
+    leaving: RefCell<Vec<Rc<Link>>>,
     failures: Cell<u32>,
     down: Cell<Option<Down>>,
     retired: Cell<bool>,
@@ -54,7 +56,7 @@ impl Node {
     pub fn new(addr: NodeAddr, backend: Rc<Backend>) -> Rc<Self> {
         let slots = (0..2 * backend.settings.connections_per_node).map(|_| Slot::default()).collect();
         let (failures, down, retired) = (Cell::new(0), Cell::new(None), Cell::new(false));
-        Rc::new(Node { addr, backend, slots, failures, down, retired })
+        Rc::new(Node { addr, backend, slots, leaving: RefCell::default(), failures, down, retired })
     }
 
     /// Where it is.
@@ -95,7 +97,8 @@ impl Node {
         self.backend.gate.take(&self.addr, now).map_err(|until| Down { until, since })?;
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
         let link = Link::new(id, self.addr.clone(), format!("slotmux-{:08x}-{id}", fastrand::u32(..)));
-        *self.slots[slot].link.borrow_mut() = Some(link.clone());
+        let before = self.slots[slot].link.replace(Some(link.clone()));
+        self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         self.backend.metrics.dials.add(1);
         tokio::task::spawn_local(self.clone().run(link.clone(), protocol, slot));
         Ok(link)
@@ -172,10 +175,18 @@ impl Node {
 
     /// See [`Link::check`].
     pub fn check(&self, limit: u32, idle: u32) {
+        self.leaving.borrow_mut().retain(|link| !link.is_closed());
         self.links().for_each(|link| link.check(limit, idle));
     }
 
+    /// Whether any link has not ended.
+    pub fn has_links(&self) -> bool {
+        self.links().any(|link| !link.is_closed())
+    }
+
     fn links(&self) -> impl Iterator<Item = Rc<Link>> {
-        self.slots.iter().filter_map(|slot| slot.link.borrow().clone())
+        let mut links = self.leaving.borrow().clone();
+        links.extend(self.slots.iter().filter_map(|slot| slot.link.borrow().clone()));
+        links.into_iter()
     }
 }

@@ -70,13 +70,7 @@ impl SendBuffer {
 
     /// Queues `request` without a copy.
     pub(super) fn push_large(&mut self, request: Bytes) {
-        // An empty chunk in front of this one would never be answered.
-        if let Some(Chunk { bytes: ChunkBytes::Shared(bytes), .. }) = self.chunks.back_mut()
-            && bytes.is_empty()
-        {
-            self.spare = Some(std::mem::take(bytes));
-            self.chunks.pop_back();
-        }
+        self.set_empty_aside();
         let start = self.queued;
         self.queued += request.len() as u64;
         self.chunks.push_back(Chunk { start, bytes: ChunkBytes::Large(request) });
@@ -84,6 +78,7 @@ impl SendBuffer {
 
     #[cold]
     fn push_chunk(&mut self, request: &[u8]) {
+        self.set_empty_aside();
         let mut bytes = match self.spare.take() {
             Some(spare) if spare.capacity() >= request.len() => spare,
             _ => Vec::with_capacity(CHUNK.max(request.len())),
@@ -91,6 +86,16 @@ impl SendBuffer {
         bytes.extend_from_slice(request);
         let start = self.queued - request.len() as u64;
         self.chunks.push_back(Chunk { start, bytes: ChunkBytes::Shared(bytes) });
+    }
+
+    /// The first chunk must hold the next request: an empty one does not stay before another.
+    fn set_empty_aside(&mut self) {
+        if let Some(Chunk { bytes: ChunkBytes::Shared(bytes), .. }) = self.chunks.front_mut()
+            && bytes.is_empty()
+        {
+            self.spare = Some(std::mem::take(bytes));
+            self.chunks.pop_front();
+        }
     }
 
     /// Bytes that still have to be written.

@@ -203,10 +203,13 @@ impl RequestFramer {
     /// Reads the line `$LENGTH` and moves behind it.
     #[inline]
     fn bulk_length(&mut self, bytes: &[u8], limits: &RequestLimits) -> Result<Option<usize>, RequestError> {
-        let (len, next) = match line(bytes, self.at + 1) {
+        // Where no bulk begins, the line may end with its very first byte.
+        let is_bulk = bytes.get(self.at) == Some(&b'$');
+        let line = if is_bulk { line(bytes, self.at + 1) } else { slow_line(bytes, self.at + 1) };
+        let (len, next) = match line {
             Line::Partial => return Ok(None),
             Line::TooLong => return Err(RequestError::BulkCountTooBig),
-            _ if bytes[self.at] != b'$' => return Err(RequestError::ExpectedBulk(bytes[self.at])),
+            _ if !is_bulk => return Err(RequestError::ExpectedBulk(bytes[self.at])),
             Line::NoNumber => return Err(RequestError::BulkLength),
             Line::Number { value, next } => (value, next),
         };

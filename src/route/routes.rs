@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backend::{Backend, Node};
+use crate::backend::{Backend, Link, Node};
 use crate::net::NodeAddr;
 use crate::topology::{Cause, NO_SHARD, SLOTS, Shared, Snapshot, Table};
 
@@ -35,16 +35,19 @@ pub struct Routes {
     /// Goes up with every new table.
     tables: u64,
     table: Option<Arc<Table>>,
-    /// When the newest view in the table was asked for.
-    asked: Option<Instant>,
+    /// When the nodes whose views are in the table were asked.
+    asked: HashMap<NodeAddr, Instant>,
     /// For each slot an index into `nodes`, or [`NO_SHARD`].
     owners: Box<[u16]>,
     nodes: Vec<Rc<Node>>,
+    /// Nodes without slots whose last replies are still to come.
+    leaving: Vec<Rc<Node>>,
     overlay: HashMap<u16, Overlay>,
     /// Slots seen to be moving (ASK, TRYAGAIN) since that time.
     open: HashMap<u16, Instant>,
-    /// Since when some slot has had no owner.
-    uncovered: Option<Instant>,
+    /// Slots that have no owner, and since when; of before the first table there is only `begun`.
+    uncovered: HashMap<u16, Instant>,
+    begun: Instant,
 }
 
 impl Routes {
@@ -56,12 +59,14 @@ impl Routes {
             version: 1,
             tables: 0,
             table: None,
-            asked: None,
+            asked: HashMap::new(),
             owners: vec![NO_SHARD; SLOTS].into(),
             nodes: Vec::new(),
+            leaving: Vec::new(),
             overlay: HashMap::new(),
             open: HashMap::new(),
-            uncovered: Some(Instant::now()),
+            uncovered: HashMap::new(),
+            begun: Instant::now(),
         }
     }
 
@@ -76,9 +81,9 @@ impl Routes {
         self.tables
     }
 
-    /// When the newest view in the table was asked for.
-    pub fn asked(&self) -> Option<Instant> {
-        self.asked
+    /// Whether `node` was asked after `at`, and its view is in the table.
+    pub fn has_asked(&self, node: &NodeAddr, at: Instant) -> bool {
+        self.asked.get(node).is_some_and(|asked| *asked > at)
     }
 
     /// The node that owns `slot`.
@@ -87,9 +92,9 @@ impl Routes {
         self.nodes.get(usize::from(self.owners[usize::from(slot)]))
     }
 
-    /// Since when some slot has had no owner.
-    pub fn uncovered_since(&self) -> Option<Instant> {
-        self.uncovered
+    /// Since when `slot`, which has no owner, has had none.
+    pub fn uncovered_since(&self, slot: u16) -> Instant {
+        self.uncovered.get(&slot).copied().unwrap_or(self.begun)
     }
 
     /// A slot of every shard that owns one: each names its shard until the table changes.
@@ -107,7 +112,7 @@ impl Routes {
 
     /// Whether every slot has an owner.
     pub fn all_covered(&self) -> bool {
-        self.uncovered.is_none()
+        self.table.is_some() && self.uncovered.is_empty()
     }
 
     /// A slot that has an owner, at random.
@@ -132,7 +137,7 @@ impl Routes {
 
     /// The node at `addr`, if the cluster has named that address.
     pub fn node(&mut self, addr: &NodeAddr) -> Option<Rc<Node>> {
-        let addr = self.table.as_ref()?.known.get(addr)?.clone();
+        let addr = self.known(addr)?.clone();
         let index = self.index_of(&addr);
         self.nodes.get(usize::from(index)).cloned()
     }
@@ -151,10 +156,14 @@ impl Routes {
         self.shared.ask(cause, node);
     }
 
+    /// The address by which the cluster knows a node, if it does.
+    pub fn known(&self, addr: &NodeAddr) -> Option<&NodeAddr> {
+        self.table.as_ref()?.known.get(addr)
+    }
+
     /// Notes that `asked` said that `slot` is owned by `to`, and asks for a refresh.
     pub fn moved(&mut self, slot: u16, to: &NodeAddr, asked: &NodeAddr) -> Moved {
-        let known = self.table.as_ref().and_then(|table| table.known.get(to).cloned());
-        let Some(addr) = known else {
+        let Some(addr) = self.known(to).cloned() else {
             // Only nodes that the cluster names are connected to: who sent the redirect knows of it.
             self.refresh(Cause::Redirect, Some(asked));
             return Moved::Unknown;
@@ -168,6 +177,16 @@ impl Routes {
         Moved::Noted
     }
 
+    /// Lets another link take the place of one that leads to the wrong node.
+    ///
+    /// That is a change of the routes: sessions with commands on the old link must wait for them before
+    /// they use the new one.
+    pub fn replace(&mut self, link: &Link) {
+        link.retire();
+        self.version += 1;
+        self.refresh(Cause::Redirect, None);
+    }
+
     /// Notes that `slot` is being moved.
     pub fn opened(&mut self, slot: u16) {
         self.open.insert(slot, Instant::now());
@@ -175,12 +194,17 @@ impl Routes {
 
     /// Takes over what a refresh found. True if the routes changed.
     pub fn install(&mut self, snapshot: &Snapshot) -> bool {
-        let oldest = snapshot.asked.iter().map(|(_, at)| *at).min();
-        self.asked = oldest.max(self.asked);
+        self.asked.extend(snapshot.asked.iter().cloned());
+        self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
         let same = self.table.as_ref().is_some_and(|table| Arc::ptr_eq(table, &snapshot.table));
         let overlays = self.overlay.len();
         self.overlay.retain(|slot, overlay| !refutes(snapshot, *slot, overlay));
-        self.open.retain(|_, at| oldest.is_none_or(|oldest| *at > oldest));
+        // Only a slot's owner knows whether it is still being moved.
+        let asked = &self.asked;
+        self.open.retain(|slot, at| {
+            let owner = snapshot.table.owner(*slot).and_then(|shard| asked.get(&shard.addr));
+            owner.is_none_or(|asked| *asked <= *at)
+        });
         if same && overlays == self.overlay.len() {
             return false;
         }
@@ -202,6 +226,7 @@ impl Routes {
             self.nodes.drain(..).partition(|node: &Rc<Node>| wanted.contains(node.addr()));
         self.nodes = stay;
         go.iter().for_each(|node| node.retire());
+        self.leaving.extend(go);
         let indices: Vec<u16> = table.shards.iter().map(|shard| self.index_of(&shard.addr)).collect();
         for (owner, shard) in self.owners.iter_mut().zip(&table.owners) {
             *owner = indices.get(usize::from(*shard)).copied().unwrap_or(NO_SHARD);
@@ -209,15 +234,18 @@ impl Routes {
         for (slot, addr) in self.overlay.iter().map(|(slot, o)| (*slot, o.addr.clone())).collect::<Vec<_>>() {
             self.owners[usize::from(slot)] = self.index_of(&addr);
         }
-        match self.owners.contains(&NO_SHARD) {
-            true => self.uncovered = self.uncovered.or(Some(Instant::now())),
-            false => self.uncovered = None,
+        let owners = &self.owners;
+        self.uncovered.retain(|slot, _| owners[usize::from(*slot)] == NO_SHARD);
+        let now = Instant::now();
+        for (slot, _) in (0..).zip(owners.iter()).filter(|(_, owner)| **owner == NO_SHARD) {
+            self.uncovered.entry(slot).or_insert(now);
         }
     }
 
-    /// All nodes that this worker has to do with.
-    pub fn nodes(&self) -> &[Rc<Node>] {
-        &self.nodes
+    /// Looks after the links, also those of nodes that are leaving; see [`Node::check`].
+    pub fn check_links(&mut self, limit: u32, idle: u32) {
+        self.leaving.retain(|node| node.has_links());
+        self.nodes.iter().chain(&self.leaving).for_each(|node| node.check(limit, idle));
     }
 }
 

@@ -32,7 +32,9 @@ pub(crate) enum Next {
 pub(crate) struct Unconfirmed {
     /// The node that it names.
     pub(crate) to: NodeAddr,
-    /// When it came: a view that was asked for later decides.
+    /// The node that knows: its view decides,
+    pub(crate) witness: NodeAddr,
+    /// if it was asked for later than this.
     pub(crate) at: std::time::Instant,
 }
 
@@ -50,6 +52,8 @@ pub(crate) struct Held {
     pub(crate) unconfirmed: Option<Unconfirmed>,
     /// A later command that shares a key with it took effect.
     pub(crate) forbidden: bool,
+    /// It was refused for a reason that passes: what follows would overtake it the moment that it does.
+    pub(crate) alone: bool,
 }
 
 /// What a command has been through.
@@ -75,7 +79,7 @@ pub(crate) struct Lane {
     on_way: VecDeque<OnWay>,
     /// In the order in which the client sent them.
     held: VecDeque<Held>,
-    /// A command with several keys in a slot that is being moved: nothing may follow it until its reply.
+    /// A command that may well be refused where later ones are not: nothing may follow it until its reply.
     alone: Option<Ticket>,
 }
 

@@ -15,6 +15,9 @@ use crate::protocol::{Protocol, RequestFramer, RequestLimits};
 use crate::route::Routes;
 use crate::topology::Cause;
 
+/// As often a refresh is asked for again that is to confirm a redirect.
+const CONFIRM: Duration = Duration::from_millis(100);
+
 /// What to do with the first held command of a lane.
 enum Step {
     /// It goes down this link.
@@ -61,7 +64,7 @@ impl Session {
                     }
                     Step::Send(link) => {
                         let Some(held) = lanes.release(slot) else { break };
-                        let alone = routes.is_open(slot) && has_several_keys(&held.request);
+                        let alone = held.alone || (routes.is_open(slot) && has_several_keys(&held.request));
                         state.set_link(held.ticket, link.id());
                         self.send_held(&link, &held);
                         lanes.sent(slot, held.ticket, link.id(), held.history, alone);
@@ -115,8 +118,9 @@ impl Session {
             held.tables = tables;
         }
         if let Some(unconfirmed) = &held.unconfirmed {
-            if !expired && routes.asked().is_none_or(|asked| asked <= unconfirmed.at) {
-                return Step::Wait(deadline);
+            if !expired && !routes.has_asked(&unconfirmed.witness, unconfirmed.at) {
+                routes.refresh(Cause::Redirect, Some(&unconfirmed.witness));
+                return Step::Wait((now + CONFIRM.as_nanos() as u64).min(deadline));
             }
             let owner = routes.owner(slot).is_some_and(|node| *node.addr() == unconfirmed.to);
             let asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
@@ -135,7 +139,7 @@ impl Session {
         };
         let Some(node) = target else {
             routes.refresh(Cause::Uncovered, None);
-            let long = routes.uncovered_since().is_some_and(|since| self.is_long(since));
+            let long = routes.owner(slot).is_none() && self.is_long(routes.uncovered_since(slot));
             return self.wait_or_fail(held, expired || long, now, deadline, tables, "Hash slot not served");
         };
         match node.link(protocol, self.id) {

@@ -12,6 +12,7 @@ use crate::backend::{Loss, Reply, Request, Ticket};
 use crate::command::{Flags, Merge, Route, resolve};
 use crate::error::ClientError;
 use crate::metrics::Redirect;
+use crate::net::NodeAddr;
 use crate::protocol::{RequestFramer, RequestLimits};
 use crate::route::plan::Groups;
 use crate::route::{Moved, Signal};
@@ -60,50 +61,67 @@ impl Session {
         if signal == Signal::TryAgain && self.split(state, ticket, slot, request.bytes(), &history) {
             return true;
         }
-        let (next, wait, to) = self.follow(&signal, &request, history.tries);
-        let unconfirmed = to.filter(|_| may_be_own).map(|to| Unconfirmed { to, at: Instant::now() });
-        let held = Held { history, next, unconfirmed, ..self.held(ticket, request.to_bytes(), wait) };
+        let unconfirmed = if may_be_own { self.unconfirmed(&signal, &from) } else { None };
+        let (next, wait) = match &unconfirmed {
+            // It must not send other commands astray.
+            Some(Unconfirmed { to, .. }) if matches!(signal, Signal::Ask { .. }) => {
+                (Next::Ask(to.clone()), 0)
+            }
+            Some(_) => (Next::Owner, 0),
+            None => self.follow(&signal, &request, history.tries),
+        };
+        let alone = !matches!(signal, Signal::Moved { .. } | Signal::Ask { .. });
+        let held = Held { history, next, unconfirmed, alone, ..self.held(ticket, request.to_bytes(), wait) };
         state.hold(slot, held);
         true
     }
 
-    /// Where to go after `signal`, how long to wait before (nanoseconds), and the node that it named.
-    fn follow(
-        &self,
-        signal: &Signal,
-        request: &Request<'_>,
-        tries: u32,
-    ) -> (Next, u64, Option<crate::net::NodeAddr>) {
+    /// What has to be confirmed about a redirect by `from` that may be a script's own words, and by whom.
+    fn unconfirmed(&self, signal: &Signal, from: &NodeAddr) -> Option<Unconfirmed> {
+        let routes = self.worker.routes.borrow();
+        let (to, witness) = match signal {
+            Signal::Moved { to, .. } if to == from => return None,
+            Signal::Moved { to, .. } => (to, routes.known(to).unwrap_or(from)),
+            Signal::Ask { to, .. } => (to, from),
+            _ => return None,
+        };
+        Some(Unconfirmed { to: to.clone(), witness: witness.clone(), at: Instant::now() })
+    }
+
+    /// Where to go after `signal`, and how long to wait before (nanoseconds).
+    fn follow(&self, signal: &Signal, request: &Request<'_>, tries: u32) -> (Next, u64) {
         let from = request.link().addr();
         let mut routes = self.worker.routes.borrow_mut();
         let prompt = if tries <= PROMPT { 0 } else { backoff(tries - PROMPT) };
         match signal {
             Signal::Moved { to, .. } if to == from => {
                 // The connection leads to somebody else than who has that address now.
-                request.link().retire();
-                routes.refresh(Cause::Redirect, None);
-                (Next::Owner, backoff(tries), None)
+                routes.replace(request.link());
+                (Next::Owner, backoff(tries))
             }
             Signal::Moved { slot, to } => match routes.moved(*slot, to, from) {
-                Moved::Noted => (Next::Owner, prompt, Some(to.clone())),
-                Moved::Unknown => (Next::Owner, backoff(tries + 4), Some(to.clone())),
+                Moved::Noted => (Next::Owner, prompt),
+                Moved::Unknown => (Next::Owner, backoff(tries + 4)),
             },
             Signal::Ask { slot, to } => {
                 routes.opened(*slot);
                 if routes.node(to).is_some() {
-                    return (Next::Ask(to.clone()), prompt, Some(to.clone()));
+                    return (Next::Ask(to.clone()), prompt);
                 }
                 routes.refresh(Cause::Redirect, Some(from));
-                (Next::Owner, backoff(tries + 4), Some(to.clone()))
+                (Next::Owner, backoff(tries + 4))
             }
-            Signal::TryAgain => (Next::Owner, backoff(tries), None),
+            Signal::TryAgain => {
+                routes.refresh(Cause::Redirect, Some(from));
+                (Next::Owner, backoff(tries))
+            }
             Signal::ClusterDown | Signal::ReadOnly => {
                 routes.refresh(Cause::Uncovered, None);
-                (Next::Owner, backoff(tries), None)
+                (Next::Owner, backoff(tries))
             }
             Signal::Loading | Signal::MasterDown => {
                 routes.refresh(Cause::Connection, None);
-                (Next::Owner, backoff(tries), None)
+                (Next::Owner, backoff(tries))
             }
         }
     }
@@ -151,6 +169,7 @@ impl Session {
             history: History::default(),
             unconfirmed: None,
             forbidden: false,
+            alone: false,
         }
     }
 

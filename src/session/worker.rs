@@ -71,7 +71,7 @@ impl Worker {
             tokio::select! {
                 changed = published.changed() => if changed.is_err() { return },
                 _ = round.tick() => {
-                    self.routes.borrow().nodes().iter().for_each(|node| node.check(limit, idle));
+                    self.routes.borrow_mut().check_links(limit, idle);
                     self.each_session(Session::shrink);
                     continue;
                 }

@@ -164,8 +164,16 @@ fn build(current: Option<&Arc<Table>>, claims: &[Option<Claim>], views: &[View])
             known.insert(alias.clone(), node.addr.clone());
         }
     }
-    let open = views.iter().flat_map(|view| &view.nodes).flat_map(|node| node.open.iter().copied()).collect();
-    Table { owners, shards, known, open }
+    let mut table = Table { owners, shards, known, open: HashSet::new() };
+    table.open =
+        views.iter().flat_map(|view| &view.nodes).flat_map(|node| node.open.iter().copied()).collect();
+    // Only its owner tells that a slot is not open any more.
+    for slot in current.iter().flat_map(|table| &table.open) {
+        if table.owner(*slot).is_some_and(|shard| views.iter().all(|view| view.from != shard.addr)) {
+            table.open.insert(*slot);
+        }
+    }
+    table
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ mod scripted;
 mod value;
 
 use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -73,5 +75,13 @@ pub fn slot_of(key: impl AsRef<[u8]>) -> u16 {
 
 /// A short hash tag whose slot this is: `format!("{{{}}}a", tag_of(slot))` and any other suffix share it.
 pub fn tag_of(slot: u16) -> String {
-    (0u32..).map(|n| n.to_string()).find(|tag| slot_of(tag) == slot).expect("there is a tag for every slot")
+    // Numbers are tried once: thousands of them for a slot, and tests ask for many.
+    static TRIED: Mutex<(u32, BTreeMap<u16, u32>)> = Mutex::new((0, BTreeMap::new()));
+    let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    while !tried.1.contains_key(&slot) {
+        let n = tried.0;
+        tried.0 += 1;
+        tried.1.entry(slot_of(n.to_string())).or_insert(n);
+    }
+    tried.1[&slot].to_string()
 }

@@ -1,0 +1,229 @@
+//! Waiting out what passes by itself, inside the deadline; and commands of several keys in an open slot.
+
+#![allow(clippy::unwrap_used, clippy::too_many_lines)]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use support::{Action, Gate, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
+
+const LOW: u16 = 100;
+const HIGH: u16 = 16_000;
+const TRYAGAIN: &str = "TRYAGAIN Multiple keys request during rehashing of slot";
+const PASSING: [&str; 7] = [
+    TRYAGAIN,
+    "CLUSTERDOWN The cluster is down",
+    "CLUSTERDOWN The cluster is down and only accepts read commands",
+    "CLUSTERDOWN Hash slot not served",
+    "LOADING Redis is loading the dataset in memory",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "READONLY You can't write against a read only replica.",
+];
+
+fn key(slot: u16, name: &str) -> String {
+    format!("{{{}}}{name}", tag_of(slot))
+}
+
+fn proxy(cluster: &ScriptedCluster, args: &[&str]) -> Proxy {
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).args(args).start();
+    let mut client = proxy.connect();
+    for slot in [LOW, HIGH] {
+        assert_eq!(client.cmd(&["GET", &key(slot, "warm")]), Value::NullBulk);
+    }
+    cluster.clear_log();
+    proxy
+}
+
+#[test]
+fn what_passes_by_itself_is_waited_out_in_order() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &[]);
+    let next: Arc<Mutex<Vec<&str>>> = Arc::default();
+    let errors = next.clone();
+    cluster.node(0).script(move |_, _| match errors.lock().unwrap().pop() {
+        Some(error) => Action::error(error),
+        None => Action::Default,
+    });
+    let mut client = proxy.connect();
+    for error in PASSING {
+        *next.lock().unwrap() = vec![error; 5];
+        let a = key(LOW, "a");
+        let commands: Vec<Vec<&str>> =
+            vec![vec!["SET", &a, "1"], vec!["APPEND", &a, "2"], vec!["APPEND", &a, "3"], vec!["GET", &a]];
+        let replies = client.pipeline(&commands);
+        assert_eq!(replies, [Value::ok(), Value::Int(2), Value::Int(3), Value::bulk("123")], "{error}");
+    }
+}
+
+#[test]
+fn at_the_deadline_the_client_gets_the_clusters_last_error_word_for_word() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &["--command-deadline", "150ms"]);
+    let mut client = proxy.connect();
+    for error in PASSING {
+        cluster.node(0).script(move |_, _| Action::error(error));
+        let begun = Instant::now();
+        assert_eq!(client.cmd(&["SET", &key(LOW, "a"), "1"]), Value::error(error));
+        assert!(begun.elapsed() >= Duration::from_millis(150), "{error}");
+    }
+}
+
+#[test]
+fn held_commands_are_not_in_the_way_of_another_slot_of_the_same_client() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &[]);
+    let gate = Gate::new();
+    let open = gate.clone();
+    let held = key(LOW, "held");
+    cluster.node(0).script(move |_, args| match args[1] == held.as_bytes() && !open.is_open() {
+        true => Action::error("CLUSTERDOWN Hash slot not served"),
+        false => Action::Default,
+    });
+    let mut client = proxy.connect();
+    for n in 0..10 {
+        client.send(&["SET", &key(LOW, "held"), &n.to_string()]);
+        client.send(&["SET", &key(LOW + 1, "other"), &n.to_string()]);
+        client.send(&["SET", &key(HIGH, "other"), &n.to_string()]);
+    }
+    eventually(SOON, || cluster.stored(&key(LOW + 1, "other")).as_deref() == Some("9"));
+    eventually(SOON, || cluster.stored(&key(HIGH, "other")).as_deref() == Some("9"));
+    assert_eq!(cluster.stored(&key(LOW, "held")), None);
+    // And other clients do not notice at all.
+    assert_eq!(proxy.connect().cmd(&["GET", &key(LOW + 1, "other")]), Value::bulk("9"));
+    gate.open();
+    assert_eq!(client.read_values(30), vec![Value::ok(); 30]);
+    assert_eq!(cluster.stored(&key(LOW, "held")).unwrap(), "9");
+}
+
+#[test]
+fn a_slot_without_an_owner_is_waited_for_and_later_answered_at_once() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &["--command-deadline", "500ms"]);
+    cluster.edit(|topology| topology.uncover(LOW..=LOW));
+    let mut client = proxy.connect();
+    let down = Value::error("CLUSTERDOWN Hash slot not served");
+    client.send(&["GET", &key(LOW, "a")]);
+    eventually(SOON, || proxy.metric("slotmux_slots_uncovered") == 1.0);
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    assert_eq!(client.read_value(), Value::NullBulk);
+
+    cluster.edit(|topology| topology.uncover(LOW..=LOW));
+    assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), down);
+    eventually(SOON, || {
+        let begun = Instant::now();
+        (0..20).for_each(|_| assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), down));
+        begun.elapsed() < Duration::from_millis(400)
+    });
+    // Another slot that has just lost its owner gets its whole deadline.
+    cluster.edit(|topology| topology.uncover(HIGH..=HIGH));
+    client.send(&["GET", &key(HIGH, "a")]);
+    eventually(SOON, || proxy.metric("slotmux_slots_uncovered") == 2.0);
+    cluster.edit(|topology| topology.assign(HIGH..=HIGH, 1));
+    assert_eq!(client.read_value(), Value::NullBulk);
+    // And the first is served again as soon as it has an owner.
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 0));
+    eventually(SOON, || client.cmd(&["GET", &key(LOW, "a")]) == Value::NullBulk);
+}
+
+/// Plays a half-moved slot: keys whose name ends in `s` are at the source, `t` at the target, others nowhere.
+fn half_moved(cluster: &ScriptedCluster) {
+    let ask = format!("ASK {LOW} {}", cluster.node(1).addr());
+    cluster.edit(|topology| topology.open(LOW, 1));
+    cluster.script(move |conn, args| {
+        let step = if args[0] == b"MSET" { 2 } else { 1 };
+        let last = if args[0] == b"SET" || args[0] == b"APPEND" { 2 } else { args.len() };
+        let keys: Vec<&Vec<u8>> = args[1..last].iter().step_by(step).collect();
+        let here = if conn.node == 0 { b's' } else { b't' };
+        let there = keys.iter().filter(|key| key.last() == Some(&here)).count();
+        match (there == keys.len(), conn.node) {
+            _ if !args[1].starts_with(format!("{{{}}}", tag_of(LOW)).as_bytes()) => Action::Default,
+            (true, _) => Action::Default,
+            (false, 0) if there == 0 => Action::error(&ask),
+            (false, 1) if keys.len() == 1 => Action::Default,
+            (false, _) => Action::error(TRYAGAIN),
+        }
+    });
+}
+
+#[test]
+fn commands_of_several_keys_are_asked_key_by_key_in_a_half_moved_slot() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &["--command-deadline", "5s"]);
+    half_moved(&cluster);
+    let k = |name: &str| key(LOW, name);
+    for name in ["1s", "2t", "3s", "4t"] {
+        cluster.store(&k(name), name);
+    }
+    let mut client = proxy.connect();
+    let other = key(HIGH, "x");
+    cluster.store(&other, "x");
+    let mget = ["MGET", &k("2t"), &k("1s"), &k("5"), &other, &k("2t")];
+    let values = [Value::bulk("2t"), Value::bulk("1s"), Value::NullBulk, Value::bulk("x"), Value::bulk("2t")];
+    assert_eq!(client.cmd(&mget), Value::Array(values.to_vec()));
+    for (command, replies) in [("EXISTS", [3, 3]), ("TOUCH", [3, 3]), ("DEL", [3, 0]), ("UNLINK", [0, 0])] {
+        for reply in replies {
+            let args = [command, &k("1s"), &k("2t"), &k("5"), &k("4t")];
+            assert_eq!(client.cmd(&args), Value::Int(reply), "{command}");
+        }
+    }
+    assert!(cluster.commands().iter().all(|command| command.args.len() != 2 || command.args[1] != b"5"));
+}
+
+#[test]
+fn what_must_be_whole_waits_for_the_slot_and_is_not_torn() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &["--command-deadline", "400ms"]);
+    half_moved(&cluster);
+    let mset = ["MSET", &key(LOW, "1s"), "1", &key(LOW, "2t"), "1"];
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&mset), Value::error(TRYAGAIN));
+    assert_eq!(cluster.stored(&key(LOW, "1s")), None);
+    client.send(&mset);
+    eventually(SOON, || cluster.commands().len() > 3);
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    cluster.script(|_, _| Action::Default);
+    assert_eq!(client.read_value(), Value::ok());
+}
+
+#[test]
+fn a_command_is_not_repeated_after_a_later_one_on_its_key_was_executed() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &[]);
+    half_moved(&cluster);
+    let (a, b) = (key(LOW, "as"), key(LOW, "bt"));
+    let mut client = proxy.connect();
+    let mset = vec!["MSET", &a, "1", &b, "1"];
+    let commands = [mset.clone(), vec!["SET", &a, "2"], vec!["GET", &a]];
+    let replies = client.pipeline(&commands);
+    assert_eq!(replies, [Value::error(TRYAGAIN), Value::ok(), Value::bulk("2")]);
+    assert_eq!(cluster.count(&mset.join(" ")), 1);
+    // Now the slot is known to be open: what follows waits, and nothing has to be refused.
+    client.send(&mset);
+    client.send(&["APPEND", &a, "2"]);
+    let other = key(LOW + 1, "x");
+    client.send(&["SET", &other, "3"]);
+    eventually(SOON, || cluster.stored(&other).as_deref() == Some("3"));
+    eventually(SOON, || cluster.count(&mset.join(" ")) > 4);
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    cluster.script(|_, _| Action::Default);
+    assert_eq!(client.read_values(3), [Value::ok(), Value::Int(2), Value::ok()]);
+    assert_eq!(cluster.stored(&a).unwrap(), "12");
+}
+
+#[test]
+fn a_command_that_shares_no_key_with_what_was_executed_is_repeated() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &[]);
+    half_moved(&cluster);
+    let (a, b, c) = (key(LOW, "as"), key(LOW, "bt"), key(LOW, "cs"));
+    let mut client = proxy.connect();
+    client.send(&["MSET", &a, "1", &b, "1"]);
+    client.send(&["SET", &c, "2"]);
+    eventually(SOON, || cluster.stored(&c).as_deref() == Some("2"));
+    eventually(SOON, || cluster.commands().iter().filter(|command| command.args[0] == b"MSET").count() > 3);
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    cluster.script(|_, _| Action::Default);
+    assert_eq!(client.read_values(2), [Value::ok(), Value::ok()]);
+}
