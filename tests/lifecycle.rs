@@ -243,6 +243,8 @@ fn clients_beyond_the_limit_are_told_so_and_those_within_are_served() {
 fn who_closes_its_sending_side_gets_all_its_replies() {
     let cluster = TestCluster::primaries(3);
     let proxy = Proxy::start(&cluster.seeds());
+    // Before that commands wait, and whoever leaves is not waited for.
+    eventually(SOON, || proxy.get("/readyz").0 == 200);
     let mut client = proxy.connect();
     let sets: String = (0..500).map(|i| format!("SET k{i} {i}\r\n")).collect();
     client.send_raw(format!("{sets}MGET k0 k499\r\nDBSIZE\r\nEVAL \"return 'slow'\" 0\r\nGET"));
