@@ -36,6 +36,19 @@ pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Text for people: verbatim in RESP3.
+pub fn text(out: &mut Vec<u8>, text: &str, protocol: Protocol) {
+    match protocol {
+        Protocol::Resp2 => bulk(out, text.as_bytes()),
+        Protocol::Resp3 => {
+            header(out, b'=', text.len() as i64 + 4);
+            out.extend_from_slice(b"txt:");
+            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
 /// `*COUNT`, in front of that many elements.
 pub fn array(out: &mut Vec<u8>, count: usize) {
     header(out, b'*', count as i64);

@@ -5,7 +5,7 @@ use crate::command::{Local, repeat, reply};
 use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, Protocol, write};
 
-/// The version that HELLO tells while the cluster's own is not known.
+/// The version that clients are told while the cluster's own is not known.
 const VERSION: &str = "7.0.0";
 
 /// What a client has told of itself, and what it may do.
@@ -49,6 +49,7 @@ impl Client {
             Local::ClientGetname => write::bulk(out, &self.name),
             Local::ClientSetinfo => set_info(args, out),
             Local::ClientId => write::integer(out, self.id as i64),
+            Local::Info => super::info::answer(args, worker, self.protocol, out),
             Local::Command => reply::command(resp3, out),
             Local::CommandCount => reply::count(out),
             Local::CommandInfo => reply::info(args, resp3, out),
@@ -130,8 +131,7 @@ impl Client {
             );
         }
         self.protocol = protocol;
-        let version = worker.topology.server_version();
-        self.introduce(version.as_ref().map_or(VERSION, |version| version), out);
+        self.introduce(&version(worker), out);
     }
 
     fn introduce(&self, version: &str, out: &mut Vec<u8>) {
@@ -159,6 +159,11 @@ impl Client {
         self.name = name.to_vec();
         write::simple(out, "OK");
     }
+}
+
+/// The cluster's version, as far as it is known.
+pub(super) fn version(worker: &Worker) -> String {
+    worker.topology.server_version().map_or_else(|| VERSION.to_owned(), |version| (*version).clone())
 }
 
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
