@@ -343,7 +343,7 @@ fn what_is_answered_here_is_answered_in_a_servers_words() {
         "COMMAND GETKEYS eval x 2 a b c",
         "COMMAND DOCS what",
         "COMMAND LIST a",
-        "COMMAND LIST FILTERBY PATTERN xread*",
+        "COMMAND LIST FILTERBY PATTERN xrea[d]",
         "COMMAND LIST FILTERBY MODULE none",
         "COMMAND LIST FILTERBY what a",
         "COMMAND HELP",
