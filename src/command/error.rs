@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::spec::Spec;
+use crate::error::ErrorKind;
 use crate::protocol::Args;
 
 /// How much of a client's words a server repeats.
@@ -20,6 +21,21 @@ pub enum CommandError<'a> {
 }
 
 impl CommandError<'_> {
+    /// Its kind, for counting.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            CommandError::Unknown(_) | CommandError::UnknownSubcommand(..) => ErrorKind::UnknownCommand,
+            CommandError::WrongArity(_) => ErrorKind::WrongArity,
+        }
+    }
+
+    /// Whether it is a line of an HTTP request, as a web page can make a browser send it to any port of its
+    /// machine. A server closes the connection then, so that the body is not taken for commands.
+    pub fn is_http(&self) -> bool {
+        let CommandError::Unknown(args) = self else { return false };
+        [&b"post"[..], b"host:"].iter().any(|word| args.get(0).eq_ignore_ascii_case(word))
+    }
+
     /// Appends a server's text, without the leading `-` and the line's end: the bytes that redis 7.0 sends, which
     /// are not UTF-8 where the request was not.
     pub fn write_to(&self, out: &mut Vec<u8>) {
@@ -73,7 +89,7 @@ impl fmt::Display for CommandError<'_> {
 impl std::error::Error for CommandError<'_> {}
 
 /// A server formats with `%.*s`, so a zero byte ends the word; a line's end would end the reply and becomes a space.
-fn repeat(word: &[u8], room: usize, out: &mut Vec<u8>) {
+pub(crate) fn repeat(word: &[u8], room: usize, out: &mut Vec<u8>) {
     let shown = word.iter().take(room).take_while(|&&byte| byte != 0);
     out.extend(shown.map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
 }

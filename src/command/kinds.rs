@@ -34,6 +34,7 @@ pub enum Local {
     CommandList,
     Echo,
     Hello,
+    Info,
     Ping,
     Quit,
     Readonly,

@@ -17,6 +17,7 @@ mod table;
 mod tests;
 
 pub use error::CommandError;
+pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
 pub use kinds::{Barrier, Family, Local, Merge, Route};
 pub use lookup::{find, resolve};

@@ -209,7 +209,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("incr", 2, DENYOOM | FAST | WRITE, Str, &[one(1, RW | ACCESS | UPDATE)], KEYED, "1.0.0"),
     row("incrby", 3, DENYOOM | FAST | WRITE, Str, &[one(1, RW | ACCESS | UPDATE)], KEYED, "1.0.0"),
     row("incrbyfloat", 3, DENYOOM | FAST | WRITE, Str, &[one(1, RW | ACCESS | UPDATE)], KEYED, "2.6.0"),
-    row("info", -1, LOADING | SENTINEL | STALE, Server, &[], no(PER_NODE), "1.0.0").acl(acl::DANGEROUS).tips(tip::NONDETERMINISTIC | tip::ALL_SHARDS | tip::SPECIAL_REPLY),
+    row("info", -1, LOADING | SENTINEL | STALE, Server, &[], local(Local::Info), "1.0.0").acl(acl::DANGEROUS).tips(tip::NONDETERMINISTIC | tip::ALL_SHARDS | tip::SPECIAL_REPLY),
     row("keys", 2, READONLY, Generic, &[], fan_out(Merge::Concat), "1.0.0").acl(acl::DANGEROUS | acl::KEYSPACE).tips(tip::UNORDERED | tip::ALL_SHARDS),
     row("lastsave", 1, FAST | LOADING | STALE, Server, &[], ANY, "1.0.0").acl(acl::ADMIN | acl::DANGEROUS).tips(tip::NONDETERMINISTIC),
     row("latency", -2, 0, Server, &[], CONTAINER, "2.8.13"),

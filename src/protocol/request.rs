@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::inline;
 use super::{Args, Span};
+use crate::error::ErrorKind;
 
 /// A line that names a count or holds an inline request may be this long (`PROTO_INLINE_MAX_SIZE`).
 pub const MAX_LINE: usize = 64 * 1024;
@@ -76,6 +77,14 @@ impl fmt::Display for RequestError {
 impl std::error::Error for RequestError {}
 
 impl RequestError {
+    /// Its kind, for counting.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::RequestTooBig(_) => ErrorKind::TooLarge,
+            _ => ErrorKind::Protocol,
+        }
+    }
+
     /// Appends the reply that the client gets, byte for byte a server's.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.push(b'-');

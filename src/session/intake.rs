@@ -8,7 +8,7 @@ use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
 use crate::backend::LARGE;
-use crate::command::{Barrier, CommandError, Flags, Local, Route, Spec, resolve};
+use crate::command::{Barrier, Flags, Local, Route, Spec, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, RequestLimits};
@@ -149,7 +149,7 @@ impl Turn {
                 self.closing = true;
                 let mut text = Vec::new();
                 error.write(&mut text);
-                planner.refuse(ErrorKind::Protocol, text);
+                planner.refuse(error.kind(), text);
                 return Ok(None);
             }
         };
@@ -166,17 +166,16 @@ impl Turn {
                 let (route, barrier) = spec.placement(&args);
                 (*spec, barrier, route)
             }
+            Err(error) if error.is_http() => {
+                self.closing = true;
+                planner.refuse(ErrorKind::Protocol, Vec::new());
+                return Ok(None);
+            }
             Err(error) => {
-                let kind = match error {
-                    CommandError::WrongArity(_) => ErrorKind::WrongArity,
-                    CommandError::Unknown(_) | CommandError::UnknownSubcommand(..) => {
-                        ErrorKind::UnknownCommand
-                    }
-                };
                 let mut text = vec![b'-'];
                 error.write_to(&mut text);
                 text.extend_from_slice(b"\r\n");
-                planner.refuse(kind, text);
+                planner.refuse(error.kind(), text);
                 input.advance(framed.len);
                 return Ok(Some((1, framed.len)));
             }
@@ -239,7 +238,7 @@ impl Turn {
             Route::Local(local) => {
                 *closing |= local == Local::Quit;
                 let mut reply = Vec::new();
-                client.answer(local, args, &worker.config, &mut reply);
+                client.answer(local, args, worker, &mut reply);
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }

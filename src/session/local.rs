@@ -1,11 +1,11 @@
 //! What the proxy answers itself, in a server's own words.
 
-use crate::command::{Local, reply};
-use crate::config::Config;
-use crate::error::ClientError;
+use super::Worker;
+use crate::command::{Local, repeat, reply};
+use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, Protocol, write};
 
-/// The version that HELLO tells while the cluster's own is not known.
+/// The version that clients are told while the cluster's own is not known.
 const VERSION: &str = "7.0.0";
 
 /// What a client has told of itself, and what it may do.
@@ -27,7 +27,7 @@ impl Client {
     }
 
     /// Appends the reply to a request that passed [`crate::command::resolve`].
-    pub(super) fn answer(&mut self, local: Local, args: &Args<'_>, config: &Config, out: &mut Vec<u8>) {
+    pub(super) fn answer(&mut self, local: Local, args: &Args<'_>, worker: &Worker, out: &mut Vec<u8>) {
         let resp3 = self.protocol == Protocol::Resp3;
         match local {
             Local::Ping => match args.len() {
@@ -38,8 +38,8 @@ impl Client {
             Local::Echo => write::bulk(out, args.get(1)),
             Local::Quit | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
             Local::Select => select(args, out),
-            Local::Hello => self.hello(args, config, out),
-            Local::Auth => self.auth(args, config, out),
+            Local::Hello => self.hello(args, worker, out),
+            Local::Auth => self.auth(args, worker, out),
             Local::Reset => {
                 *self = Client::new(self.id, self.open);
                 write::simple(out, "RESET");
@@ -49,6 +49,7 @@ impl Client {
             Local::ClientGetname => write::bulk(out, &self.name),
             Local::ClientSetinfo => set_info(args, out),
             Local::ClientId => write::integer(out, self.id as i64),
+            Local::Info => super::info::answer(args, worker, self.protocol, out),
             Local::Command => reply::command(resp3, out),
             Local::CommandCount => reply::count(out),
             Local::CommandInfo => reply::info(args, resp3, out),
@@ -58,7 +59,7 @@ impl Client {
         }
     }
 
-    fn auth(&mut self, args: &Args<'_>, config: &Config, out: &mut Vec<u8>) {
+    fn auth(&mut self, args: &Args<'_>, worker: &Worker, out: &mut Vec<u8>) {
         let (user, password) = match args.len() {
             2 => (None, args.get(1)),
             3 => (Some(args.get(1)), args.get(2)),
@@ -71,7 +72,7 @@ impl Client {
                  Are you sure your configuration is correct?",
             );
         }
-        if self.login(user, password, config) {
+        if self.login(user, password, worker) {
             write::simple(out, "OK");
         } else {
             ClientError::WrongPass.append_to(out);
@@ -79,17 +80,20 @@ impl Client {
     }
 
     /// As on a server, a default user without a password takes any.
-    fn login(&mut self, user: Option<&[u8]>, password: &[u8], config: &Config) -> bool {
+    fn login(&mut self, user: Option<&[u8]>, password: &[u8], worker: &Worker) -> bool {
         let admitted = match self.open {
             true => user.is_none_or(|user| user == crate::config::CLIENT_USER.as_bytes()),
-            false => config.admits(user, password),
+            false => worker.config.admits(user, password),
         };
         self.authenticated |= admitted;
+        if !admitted {
+            worker.backend.metrics.errors[ErrorKind::WrongPass.index()].add(1);
+        }
         admitted
     }
 
-    /// HELLO [VERSION [AUTH USER PASSWORD] [SETNAME NAME]]: nothing changes unless all of it is right.
-    fn hello(&mut self, args: &Args<'_>, config: &Config, out: &mut Vec<u8>) {
+    /// HELLO [VERSION [AUTH USER PASSWORD] [SETNAME NAME]]: options count one by one, the version if all are right.
+    fn hello(&mut self, args: &Args<'_>, worker: &Worker, out: &mut Vec<u8>) {
         let mut protocol = self.protocol;
         if args.len() > 1 {
             protocol = match crate::protocol::integer(args.get(1)) {
@@ -99,46 +103,40 @@ impl Client {
                 Some(_) => return write::error(out, "NOPROTO unsupported protocol version"),
             };
         }
-        let (mut login, mut name, mut at) = (None, None, 2);
+        let mut at = 2;
         while at < args.len() {
             let (option, left) = (args.get(at), args.len() - at - 1);
             if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
-                login = Some((args.get(at + 1), args.get(at + 2)));
+                if !self.login(Some(args.get(at + 1)), args.get(at + 2), worker) {
+                    return ClientError::WrongPass.append_to(out);
+                }
                 at += 3;
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                name = Some(args.get(at + 1));
                 if !is_name(args.get(at + 1)) {
                     return write::error(out, BAD_NAME);
                 }
+                self.name = args.get(at + 1).to_vec();
                 at += 2;
             } else {
-                let option = String::from_utf8_lossy(option);
-                return write::error(out, &format!("ERR Syntax error in HELLO option '{option}'"));
+                return quoting(out, "ERR Syntax error in HELLO option '", option, "'");
             }
         }
-        if let Some((user, password)) = login
-            && !self.login(Some(user), password, config)
-        {
-            return ClientError::WrongPass.append_to(out);
-        }
         if !self.authenticated {
+            worker.backend.metrics.errors[ErrorKind::NoAuth.index()].add(1);
             return write::error(
                 out,
-                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
-                 <proto> AUTH <user> <pass> option can be used to authenticate the client and select the \
-                 RESP protocol version at the same time",
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
+                 <user> <pass> option can be used to authenticate the client and select the RESP protocol \
+                 version at the same time",
             );
         }
-        if let Some(name) = name {
-            self.name = name.to_vec();
-        }
         self.protocol = protocol;
-        self.introduce(out);
+        self.introduce(&version(worker), out);
     }
 
-    fn introduce(&self, out: &mut Vec<u8>) {
+    fn introduce(&self, version: &str, out: &mut Vec<u8>) {
         write::map(out, 7, self.protocol);
-        for (field, value) in [("server", "redis"), ("version", VERSION)] {
+        for (field, value) in [("server", "redis"), ("version", version)] {
             write::bulk(out, field.as_bytes());
             write::bulk(out, value.as_bytes());
         }
@@ -163,6 +161,11 @@ impl Client {
     }
 }
 
+/// The cluster's version, as far as it is known.
+pub(super) fn version(worker: &Worker) -> String {
+    worker.topology.server_version().map_or_else(|| VERSION.to_owned(), |version| (*version).clone())
+}
+
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// A server's rule: printable, no space.
@@ -171,14 +174,17 @@ fn is_name(name: &[u8]) -> bool {
 }
 
 fn set_info(args: &Args<'_>, out: &mut Vec<u8>) {
-    let option = String::from_utf8_lossy(args.get(2)).into_owned();
-    let lower = option.to_ascii_lowercase();
-    if lower != "lib-name" && lower != "lib-ver" {
-        return write::error(out, &format!("ERR Unrecognized option '{option}'"));
-    }
+    let option = args.get(2);
+    let Some(known) =
+        ["lib-name", "lib-ver"].iter().find(|known| option.eq_ignore_ascii_case(known.as_bytes()))
+    else {
+        return quoting(out, "ERR Unrecognized option '", option, "'");
+    };
     if !is_name(args.get(3)) {
-        let text = format!("ERR {lower} cannot contain spaces, newlines or special characters.");
-        return write::error(out, &text);
+        return write::error(
+            out,
+            format!("ERR {known} cannot contain spaces, newlines or special characters."),
+        );
     }
     write::simple(out, "OK");
 }
@@ -187,6 +193,18 @@ fn select(args: &Args<'_>, out: &mut Vec<u8>) {
     match crate::protocol::integer(args.get(1)).map(i32::try_from) {
         Some(Ok(0)) => write::simple(out, "OK"),
         Some(Ok(_)) => write::error(out, "ERR SELECT is not allowed in cluster mode"),
-        _ => write::error(out, "ERR value is not an integer or out of range"),
+        Some(Err(_)) => {
+            let (least, most) = (i32::MIN, i32::MAX);
+            write::error(out, format!("ERR value is out of range, value must between {least} and {most}"));
+        }
+        None => write::error(out, "ERR value is not an integer or out of range"),
     }
+}
+
+/// An error that repeats what the client wrote.
+fn quoting(out: &mut Vec<u8>, before: &str, word: &[u8], after: &str) {
+    let mut text = before.as_bytes().to_vec();
+    repeat(word, word.len(), &mut text);
+    text.extend_from_slice(after.as_bytes());
+    write::error(out, text);
 }

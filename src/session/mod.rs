@@ -3,6 +3,7 @@
 
 mod dispatch;
 mod gather;
+mod info;
 mod intake;
 mod lanes;
 mod local;

@@ -74,7 +74,7 @@ impl Turn {
         let mut stop = self.plan_input();
         let mut reads = 0;
         while stop != Stop::Budget && reads < TURN_READS {
-            match self.read(cx) {
+            match self.read(stop, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(next)) => stop = next,
@@ -102,8 +102,11 @@ impl Turn {
     }
 
     /// Reads once and plans. Pending when there is nothing to read, or no room.
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
-        if self.eof || self.closing || self.input.len() >= self.worker.config.limits.input_hard {
+    ///
+    /// Where planning was not stopped the input is part of one request, which `max_request` bounds.
+    fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
+        let full = stop == Stop::Blocked && self.input.len() >= self.worker.config.limits.input_hard;
+        if self.eof || self.closing || full {
             return Poll::Pending;
         }
         let metrics = self.worker.backend.metrics.clone();

@@ -50,6 +50,7 @@ pub enum Cause {
 #[derive(Debug)]
 pub struct Shared {
     snapshot: ArcSwapOption<Snapshot>,
+    version: ArcSwapOption<String>,
     requests: mpsc::Sender<(Cause, Option<NodeAddr>)>,
     published: watch::Receiver<u64>,
 }
@@ -58,6 +59,11 @@ impl Shared {
     /// The latest snapshot, once there is one.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.load_full()
+    }
+
+    /// The version that a node said it has, once one did.
+    pub fn server_version(&self) -> Option<Arc<String>> {
+        self.version.load_full()
     }
 
     /// Counts the published snapshots: to wait for the next one.
@@ -97,8 +103,8 @@ impl Refresh {
     ) -> Self {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (published, receiver) = watch::channel(0);
-        let snapshot = ArcSwapOption::empty();
-        let shared = Arc::new(Shared { snapshot, requests: sender, published: receiver });
+        let (snapshot, version) = (ArcSwapOption::empty(), ArcSwapOption::empty());
+        let shared = Arc::new(Shared { snapshot, version, requests: sender, published: receiver });
         let (connections, asked) = (HashMap::new(), HashMap::new());
         Refresh {
             shared,
@@ -232,9 +238,12 @@ impl Refresh {
             match answer.and_then(|answer| {
                 let nodes =
                     parse(&answer.text, &from).map_err(|error| DialError::Protocol(error.to_string()))?;
-                Ok((nodes, answer.connection))
+                Ok((nodes, answer))
             }) {
-                Ok((nodes, connection)) => {
+                Ok((nodes, Answer { connection, version, .. })) => {
+                    if version.is_some() {
+                        self.shared.version.store(version.map(Arc::new));
+                    }
                     self.connections.insert(from.clone(), connection);
                     views.push(View { from, asked, nodes });
                 }
@@ -268,6 +277,8 @@ struct Control {
 struct Answer {
     text: String,
     connection: Control,
+    /// Told by a new connection only.
+    version: Option<String>,
 }
 
 /// Asks `node` on the connection that is there, or on a new one.
@@ -282,31 +293,46 @@ async fn query(
         return Ok(answer);
     }
     let opened = open(node, Protocol::Resp2, credentials.as_ref(), "slotmux-topology", &[], QUERY).await?;
-    ask(Control { stream: opened.stream }).await
+    let mut connection = Control { stream: opened.stream };
+    let version = version_of(&connection.request(&["HELLO"]).await?);
+    let answer = ask(connection).await?;
+    Ok(Answer { version, ..answer })
+}
+
+/// The version in HELLO's reply; nothing from servers so old that they do not know HELLO.
+fn version_of(hello: &str) -> Option<String> {
+    hello.lines().skip_while(|line| *line != "version").nth(2).map(str::to_owned)
 }
 
 async fn ask(mut connection: Control) -> Result<Answer, DialError> {
-    let mut request = Vec::new();
-    write::request(&mut request, [&b"CLUSTER"[..], b"NODES"].into_iter());
-    connection.stream.write_all(&request).await?;
-    let (mut input, mut framer) = (Vec::new(), ReplyFramer::default());
-    let len = loop {
-        match framer.next(&input).map_err(|error| DialError::Protocol(error.to_string()))? {
-            Some(len) => break len,
-            None if input.len() > MAX_ANSWER => {
-                return Err(DialError::Protocol("an endless CLUSTER NODES".into()));
-            }
-            None => {}
-        }
-        if connection.stream.read_buf(&mut input).await? == 0 {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
-    };
-    let reply = String::from_utf8_lossy(&input[..len]).into_owned();
+    let reply = connection.request(&["CLUSTER", "NODES"]).await?;
     match reply.split_once("\r\n") {
         Some((head, text)) if head.starts_with('$') => {
-            Ok(Answer { text: text.trim_end_matches("\r\n").to_owned(), connection })
+            Ok(Answer { text: text.trim_end_matches("\r\n").to_owned(), connection, version: None })
         }
         _ => Err(DialError::Protocol(reply.trim_end().chars().take(200).collect())),
+    }
+}
+
+impl Control {
+    /// Sends a request; its whole reply as it came.
+    async fn request(&mut self, args: &[&str]) -> Result<String, DialError> {
+        let mut request = Vec::new();
+        write::request(&mut request, args.iter().map(|arg| arg.as_bytes()));
+        self.stream.write_all(&request).await?;
+        let (mut input, mut framer) = (Vec::new(), ReplyFramer::default());
+        let len = loop {
+            match framer.next(&input).map_err(|error| DialError::Protocol(error.to_string()))? {
+                Some(len) => break len,
+                None if input.len() > MAX_ANSWER => {
+                    return Err(DialError::Protocol("an endless reply".into()));
+                }
+                None => {}
+            }
+            if self.stream.read_buf(&mut input).await? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+        };
+        Ok(String::from_utf8_lossy(&input[..len]).into_owned())
     }
 }

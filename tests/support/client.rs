@@ -20,11 +20,19 @@ pub struct Client {
 impl Client {
     #[track_caller]
     pub fn connect(addr: impl ToSocketAddrs) -> Self {
-        let stream = TcpStream::connect(addr).expect("the server accepts");
+        Self::over(TcpStream::connect(addr).expect("the server accepts"))
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let mut client = Self { stream, input: Vec::new() };
         client.patience(PATIENCE);
         client
+    }
+
+    /// A connection, if somebody listens there.
+    pub fn try_connect(addr: impl ToSocketAddrs) -> Option<Self> {
+        TcpStream::connect(addr).ok().map(Self::over)
     }
 
     /// For how long a read may find nothing.

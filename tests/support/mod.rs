@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use client::Client;
+pub use client::{Client, encode};
 pub use cluster::TestCluster;
 pub use proxy::{Proxy, ProxyBuilder};
 pub use scripted::{
