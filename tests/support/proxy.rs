@@ -43,11 +43,7 @@ impl ProxyBuilder {
         let log = File::create(folder.path().join("log")).expect("a log file");
         let mut child =
             self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().expect("it starts");
-<<<<<<< HEAD
-        let (sender, lines) = mpsc::sync_channel(1024);
-=======
         let (sender, lines) = mpsc::sync_channel(16);
->>>>>>> clients
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         // Reads to the end, so that a proxy that prints more than a pipe holds is never stuck.
         thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
