@@ -18,6 +18,9 @@ use crate::topology::Cause;
 /// As often a refresh is asked for again that is to confirm a redirect.
 const CONFIRM: Duration = Duration::from_millis(100);
 
+/// What a client is told while the cluster is not known: the log says why.
+const NO_TABLE: &str = "No node of the cluster tells this proxy who owns the slots";
+
 /// What to do with the first held command of a lane.
 enum Step {
     /// It goes down this link.
@@ -140,7 +143,8 @@ impl Session {
         let Some(node) = target else {
             routes.refresh(Cause::Uncovered, None);
             let long = routes.owner(slot).is_none() && self.is_long(routes.uncovered_since(slot));
-            return self.wait_or_fail(held, expired || long, now, deadline, tables, "Hash slot not served");
+            let reason = if tables == 0 { NO_TABLE } else { "Hash slot not served" };
+            return self.wait_or_fail(held, expired || long, now, deadline, tables, reason);
         };
         match node.link(protocol, self.id) {
             Ok(link) if expired && (tried || link.is_opening()) => {
