@@ -30,6 +30,8 @@ const ASKED: usize = 3;
 const STRAGGLERS: Duration = Duration::from_millis(250);
 /// One query, its dial included.
 const QUERY: Duration = Duration::from_secs(2);
+/// After so many refreshes without an answer it is worth a line in the log.
+const FAILURES: u32 = 3;
 /// As many requests for a refresh may wait; more say nothing new.
 const REQUESTS: usize = 256;
 /// The largest CLUSTER NODES that is read: a thousand nodes take a fifth of a megabyte.
@@ -90,7 +92,8 @@ pub struct Refresh {
     metrics: Arc<ControlMetrics>,
     connections: HashMap<NodeAddr, Control>,
     asked: HashMap<NodeAddr, Instant>,
-    failing: bool,
+    /// How many refreshes in a row got no answer.
+    failures: u32,
 }
 
 impl Refresh {
@@ -116,7 +119,7 @@ impl Refresh {
             metrics,
             connections,
             asked,
-            failing: false,
+            failures: 0,
         }
     }
 
@@ -151,11 +154,12 @@ impl Refresh {
         let nodes = self.choose(named).await;
         let mut queries = JoinSet::new();
         for node in nodes {
+            // Also one that may not be dialled now has had its turn.
+            self.asked.insert(node.clone(), Instant::now());
             let connection = self.connections.remove(&node);
             if connection.is_none() && self.gate.take(&node, Instant::now()).is_err() {
                 continue;
             }
-            self.asked.insert(node.clone(), Instant::now());
             let credentials = self.credentials.clone();
             queries.spawn(async move {
                 let asked = Instant::now();
@@ -187,8 +191,8 @@ impl Refresh {
         true
     }
 
-    /// Whom to ask: those that were named, then primaries at random, then seeds; waits until there
-    /// is somebody who was not asked just now.
+    /// Whom to ask: those that were named, then primaries, replicas and seeds, each at random; waits
+    /// until there is somebody who was not asked just now.
     async fn choose(&self, named: Vec<NodeAddr>) -> Vec<NodeAddr> {
         let snapshot = self.shared.snapshot();
         let mut primaries: Vec<NodeAddr> =
@@ -199,10 +203,8 @@ impl Refresh {
         for list in [&mut primaries, &mut others, &mut seeds] {
             fastrand::shuffle(list);
         }
-        // While nobody answers every address is worth a try; otherwise a replica's view adds little.
-        let rest = if self.failing { [others, seeds].concat() } else { seeds };
         let mut all: Vec<NodeAddr> = Vec::new();
-        for node in named.iter().cloned().chain(primaries).chain(rest) {
+        for node in named.iter().cloned().chain(primaries).chain(others).chain(seeds) {
             if !all.contains(&node) {
                 all.push(node);
             }
@@ -253,15 +255,14 @@ impl Refresh {
                 }
             }
         }
-        let failing = views.is_empty();
-        if failing != self.failing {
-            self.failing = failing;
-            match failure {
-                Some((node, error)) if failing => {
-                    tracing::warn!(%node, %error, "no node tells the topology; trying on");
-                }
-                _ if !failing => tracing::info!("the topology is known again"),
-                _ => {}
+        if !views.is_empty() {
+            if std::mem::take(&mut self.failures) >= FAILURES {
+                tracing::info!("the topology is known again");
+            }
+        } else if let Some((node, error)) = failure {
+            self.failures = self.failures.saturating_add(1);
+            if self.failures == FAILURES {
+                tracing::warn!(%node, %error, "no node tells the topology; trying on");
             }
         }
         views
