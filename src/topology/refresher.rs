@@ -30,7 +30,7 @@ const ASKED: usize = 3;
 const STRAGGLERS: Duration = Duration::from_millis(250);
 /// One query, its dial included.
 const QUERY: Duration = Duration::from_secs(2);
-/// After so many refreshes without an answer it is worth a line in the log.
+/// After so many refreshes without an answer it is worth a line in the log; at once at the start.
 const FAILURES: u32 = 3;
 /// As many requests for a refresh may wait; more say nothing new.
 const REQUESTS: usize = 256;
@@ -94,6 +94,8 @@ pub struct Refresh {
     asked: HashMap<NodeAddr, Instant>,
     /// How many refreshes in a row got no answer.
     failures: u32,
+    /// Whether that was logged.
+    warned: bool,
 }
 
 impl Refresh {
@@ -120,6 +122,7 @@ impl Refresh {
             connections,
             asked,
             failures: 0,
+            warned: false,
         }
     }
 
@@ -256,12 +259,14 @@ impl Refresh {
             }
         }
         if !views.is_empty() {
-            if std::mem::take(&mut self.failures) >= FAILURES {
+            self.failures = 0;
+            if std::mem::take(&mut self.warned) {
                 tracing::info!("the topology is known again");
             }
         } else if let Some((node, error)) = failure {
             self.failures = self.failures.saturating_add(1);
-            if self.failures == FAILURES {
+            let lasts = self.failures >= FAILURES || self.shared.snapshot().is_none();
+            if lasts && !std::mem::replace(&mut self.warned, true) {
                 tracing::warn!(%node, %error, "no node tells the topology; trying on");
             }
         }
