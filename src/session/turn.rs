@@ -124,8 +124,8 @@ impl Turn {
             return Poll::Ready(Ok(stop));
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
-        // What a client announces is believed up to a megabyte at a time.
-        self.input.reserve(wanted.clamp(LARGE, 1 << 20));
+        // What a client announces is believed up to a megabyte, then as far as it has proven.
+        self.input.reserve(wanted.clamp(LARGE, self.input.len().max(1 << 20)));
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
         metrics.bytes_in.add(count as u64);
         self.eof = count == 0;
