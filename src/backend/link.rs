@@ -176,8 +176,8 @@ impl Link {
         self.wakeup.wake();
     }
 
-    /// To be called regularly: gives the link up after `limit` calls without a byte though replies
-    /// are due; pings it if nothing is due, so that the node's `timeout` never meets a command.
+    /// To be called regularly: gives the link up after `limit` whole rounds without a byte though replies
+    /// are due (the first call finds only a part of one); pings it if nothing is due, so that the node's `timeout` never meets a command.
     pub fn check(&self, limit: u32) {
         if self.state.get() == State::Opening || self.state.get() == State::Closed {
             return;
@@ -185,7 +185,7 @@ impl Link {
         let due = !self.queue.borrow().entries.is_empty();
         if self.read_since.replace(false) || !due {
             self.silent.set(0);
-        } else if self.silent.replace(self.silent.get() + 1) + 1 >= limit {
+        } else if self.silent.replace(self.silent.get() + 1) >= limit {
             self.give_up.set(Some("no reply within link_timeout"));
             self.wakeup.wake();
         }

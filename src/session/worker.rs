@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
@@ -53,6 +54,8 @@ impl Worker {
     pub async fn keep(self: Rc<Self>) {
         let mut published = self.topology.published();
         let mut round = tokio::time::interval(ROUND);
+        // A worker that got no time must not take its own silence for the nodes'.
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let limit = self.config.limits.link_timeout.as_secs_f64() / ROUND.as_secs_f64();
         loop {
             tokio::select! {
