@@ -91,6 +91,7 @@ impl Planner<'_> {
             && !(keys > 1 && self.routes.any_open())
             && let Some(node) = self.routes.owner(slot)
             && let Ok(link) = node.link(self.protocol, self.session.id)
+            && !link.is_opening()
         {
             self.state.set_link(ticket, link.id());
             return self.push(&link, ticket, request);
@@ -107,19 +108,15 @@ impl Planner<'_> {
                 None
             }
         };
-        // `watch` notes all that is on its way: this one is not, yet.
-        self.state.watch();
-        if let Some(lanes) = &mut self.state.lanes {
-            lanes.back(slot, ticket);
-            if let Some(link) = link
-                && lanes.lane(slot).is_free_for(link.id())
-                && !link.is_opening()
-            {
-                let alone = keys > 1 && self.routes.is_open(slot);
-                lanes.sent(slot, ticket, link.id(), History::default(), alone);
-                self.state.set_link(ticket, link.id());
-                return self.push(&link, ticket, request);
-            }
+        if let Some(link) = link
+            && self.state.lanes().lane(slot).is_free_for(link.id())
+            && !link.is_opening()
+        {
+            let alone = keys > 1 && self.routes.is_open(slot);
+            let lanes = if alone { self.state.watch() } else { self.state.lanes() };
+            lanes.sent(slot, ticket, link.id(), History::default(), alone);
+            self.state.set_link(ticket, link.id());
+            return self.push(&link, ticket, request);
         }
         let held = Held { not_before: 0, ..self.session.held(ticket, request.to_bytes(), 0) };
         self.state.hold(slot, held);

@@ -162,6 +162,13 @@ impl Lanes {
         self.holding.iter().copied().collect()
     }
 
+    /// Notes a command that went down `link` before anything was watched; 0 is no link: it was not sent yet.
+    pub(crate) fn on_way(&mut self, slot: u16, ticket: Ticket, link: u32) {
+        if link != 0 {
+            self.sent(slot, ticket, link, History::default(), false);
+        }
+    }
+
     /// Notes that a command went down `link`; `alone` if nothing may follow it until its reply.
     pub(crate) fn sent(&mut self, slot: u16, ticket: Ticket, link: u32, history: History, alone: bool) {
         let lane = self.lane(slot);

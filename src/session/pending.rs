@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::gather::Gather;
-use super::lanes::{Held, History, Lanes};
+use super::lanes::{Held, Lanes};
 use super::output::Output;
 use crate::backend::{Reply, Ticket};
 use crate::command::Spec;
@@ -169,29 +169,36 @@ impl State {
         }
     }
 
-    /// Begins to watch the slots of what is on its way.
+    /// Watches the slots until all that has come so far is answered.
     pub(crate) fn watch(&mut self) -> &mut Lanes {
         let next = self.next_seq();
-        let lanes = self.lanes.get_or_insert_with(|| {
+        let lanes = self.lanes();
+        lanes.until = next;
+        lanes
+    }
+
+    /// The slots that are watched; begins to watch those of what is on its way.
+    pub(crate) fn lanes(&mut self) -> &mut Lanes {
+        let next = self.next_seq();
+        self.lanes.get_or_insert_with(|| {
             let mut lanes = Box::<Lanes>::default();
+            lanes.until = next;
             for (seq, pending) in (self.base..).zip(&self.queue) {
                 match &pending.progress {
                     Progress::Waiting => {
                         let ticket = Ticket { seq, part: 0 };
-                        lanes.sent(pending.slot, ticket, pending.link, History::default(), false);
+                        lanes.on_way(pending.slot, ticket, pending.link);
                     }
                     Progress::Parts(gather) => {
                         for (part, slot, link) in gather.waiting() {
-                            lanes.sent(slot, Ticket { seq, part }, link, History::default(), false);
+                            lanes.on_way(slot, Ticket { seq, part }, link);
                         }
                     }
                     Progress::Done(_) => {}
                 }
             }
             lanes
-        });
-        lanes.until = next;
-        lanes
+        })
     }
 
     /// Holds a command back (again).
@@ -241,5 +248,41 @@ impl State {
             self.queue = VecDeque::new();
         }
         self.out.shrink();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::resolve;
+    use crate::protocol::RequestFramer;
+
+    fn get() -> &'static Spec {
+        let mut framer = RequestFramer::default();
+        let request = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+        let limits = crate::protocol::RequestLimits { arguments: 9, bytes: 99, unauthenticated: false };
+        framer.next(request, &limits).unwrap();
+        resolve(&framer.args(request)).unwrap()
+    }
+
+    #[test]
+    fn a_client_that_never_pauses_is_not_watched_for_ever() {
+        let all = crate::metrics::Metrics::new(&["a"; 64], 1);
+        let (mut state, metrics) = (State::default(), &all.workers()[0]);
+        let push = |state: &mut State| {
+            let progress = Progress::Waiting;
+            state.push(Pending { started: 0, spec: Some(get()), len: 1, slot: 7, link: 1, progress });
+            state.next_seq() - 1
+        };
+        push(&mut state);
+        state.watch();
+        for _ in 0..3 {
+            let seq = push(&mut state);
+            state.lanes().sent(7, Ticket { seq, part: 0 }, 1, Default::default(), false);
+            assert!(state.base() > 0 || !state.unwatch());
+            let first = Ticket { seq: state.base(), part: 0 };
+            state.complete(first, Reply::Small(b"+OK\r\n"), 0, metrics);
+        }
+        assert!(!state.is_idle() && state.unwatch());
     }
 }

@@ -55,7 +55,7 @@ impl Session {
             return false;
         }
         self.worker.backend.metrics.redirects[kind(&signal) as usize].add(1);
-        let mut history = state.watch().back(slot, ticket);
+        let mut history = state.lanes().back(slot, ticket);
         history.tries += 1;
         history.error = Some(Bytes::copy_from_slice(reply));
         if signal == Signal::TryAgain && self.split(state, ticket, slot, request.bytes(), &history) {
@@ -177,13 +177,13 @@ impl Session {
     pub(super) fn lost_on_way(&self, state: &mut State, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool {
         let slot = state.slot(ticket);
         let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
-        let mut history = state.watch().back(slot, ticket);
+        let mut history = state.lanes().back(slot, ticket);
         self.worker.topology.ask(Cause::Connection, None);
         let backend = &self.worker.backend;
         if loss.sent && !spec.is_readonly() {
             let error = ClientError::Indoubt { node: loss.node.clone() };
             backend.metrics.errors[error.kind().index()].add(1);
-            state.watch().took_effect(slot, ticket, request, spec);
+            state.lanes().took_effect(slot, ticket, request, spec);
             let mut text = Vec::new();
             error.append_to(&mut text);
             state.complete(ticket, Reply::Small(&text), backend.clock.tick(), &backend.metrics);

@@ -36,11 +36,14 @@ pub(crate) enum Fate {
     LoseInReply,
 }
 
+/// A command's kind, slot and keys.
+pub(crate) type Drawn = (u8, u8, Vec<u8>);
+
 /// What clients send, and what happens to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// For each client its pipelines: kind, slot and keys of every command.
-    pub(crate) clients: Vec<Vec<Vec<(u8, u8, Vec<u8>)>>>,
+    /// For each client its pipelines.
+    pub(crate) clients: Vec<Vec<Vec<Drawn>>>,
     pub(crate) fates: Vec<Fate>,
     pub(crate) nodes: usize,
 }
