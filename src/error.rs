@@ -120,8 +120,8 @@ impl fmt::Display for ClientError {
             }
             Self::Draining => f.write_str("ERR the proxy is shutting down; the command was not executed"),
             Self::OrderConflict => f.write_str(
-                "TRYAGAIN the slot is moving and a later command of this connection on the same key \
-                 was already executed; the command was not executed",
+                "TRYAGAIN this command was not executed, and a later one of this connection on the same \
+                 key was, or may have been: it is not sent again behind it",
             ),
             Self::Protocol(text) => write!(f, "ERR Protocol error: {text}"),
             Self::UnknownCommand(text) => write!(f, "ERR {text}"),
