@@ -30,6 +30,7 @@ check: fmt clippy doc ## everything that .ci/run asks for
 fmt:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	cargo fmt --check
+	cargo fmt --check --manifest-path benches/floor/Cargo.toml
 
 clippy:
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
