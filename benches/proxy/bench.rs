@@ -97,7 +97,8 @@ fn measure(load: &'static Workload, subjects: &[Subject], options: &Options) -> 
     let subjects: Vec<&Subject> = subjects.iter().filter(able).collect();
     let requests = ((load.requests as f64 * options.scale) as usize).max(1_000);
     for subject in &subjects {
-        load::run(subject.program.port(), load, requests / SHORT)?;
+        load::run(subject.program.port(), load, requests / SHORT)
+            .map_err(|error| format!("{}: {error}", subject.name))?;
     }
     let full = in_turns(&subjects, options.rounds, load.name, |subject| full_speed(load, subject, requests))?;
     let of = |name, figure: fn(&Figures) -> f64| {

@@ -23,8 +23,9 @@ pub struct Link {
 
 /// A request on its way.
 pub struct Entry {
-    /// The length of the request, which the link keeps.
-    length: usize,
+    /// The length of the request, which the link keeps. Not a `usize`, which would make the entry eight bytes
+    /// larger: of that size mimalloc 0.1 takes a detour that costs a tenth of all instructions.
+    length: u32,
     pub done: Cell<bool>,
     /// The reply, if it came before its turn.
     pub reply: RefCell<BytesMut>,
@@ -36,7 +37,7 @@ impl Link {
     pub fn send(&self, request: &[u8], session: &Rc<Session>) {
         self.kept.borrow_mut().push(request);
         let entry = Rc::new(Entry {
-            length: request.len(),
+            length: u32::try_from(request.len()).expect("a request is below 4 GiB"),
             done: Cell::new(false),
             reply: RefCell::default(),
             session: session.clone(),
@@ -57,7 +58,7 @@ pub async fn run(mut stream: TcpStream, link: Rc<Link>) {
             let mut kept = link.kept.borrow_mut();
             while let Some(end) = resp::reply_end(&input) {
                 let entry = in_flight.pop_front().expect("a reply answers a request");
-                kept.forget(entry.length);
+                kept.forget(entry.length as usize);
                 entry.session.deliver(&entry, &input[..end]);
                 input.advance(end);
             }

@@ -22,6 +22,9 @@ pub fn read(seed: &str) -> Slots {
     for line in text.lines().filter(|line| line.contains("master")) {
         let words: Vec<&str> = line.split(' ').collect();
         let address = words[1].split('@').next().expect("an address");
+        // A node that met no other does not know its own host.
+        let address =
+            if address.starts_with(':') { format!("127.0.0.1{address}") } else { address.to_owned() };
         slots.nodes.push(address.parse().expect("an address and a port"));
         for range in &words[8..] {
             let (from, to) = range.split_once('-').unwrap_or((range, range));
