@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
@@ -64,6 +65,8 @@ impl Worker {
         let link_timeout = self.config.limits.link_timeout;
         let every = ROUND.min(link_timeout / ROUNDS);
         let mut round = tokio::time::interval(every);
+        // Rounds that the worker missed were no chance for a node to answer.
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let rounds = |time: Duration| (time.as_secs_f64() / every.as_secs_f64()).ceil() as u32;
         let (limit, idle) = (rounds(link_timeout), rounds(IDLE));
         let mut draining = false;
