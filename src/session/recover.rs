@@ -54,6 +54,10 @@ impl Session {
         if matches!(&signal, Signal::Moved { slot: s, .. } | Signal::Ask { slot: s, .. } if *s != slot) {
             return false;
         }
+        // No refresh can tell a node that has gone from its address from a script that makes it up.
+        if may_be_own && matches!(&signal, Signal::Moved { to, .. } if *to == from) {
+            return false;
+        }
         self.worker.backend.metrics.redirects[kind(&signal) as usize].add(1);
         let mut history = state.watch().back(slot, ticket);
         history.tries += 1;
@@ -80,7 +84,6 @@ impl Session {
     fn unconfirmed(&self, signal: &Signal, from: &NodeAddr) -> Option<Unconfirmed> {
         let routes = self.worker.routes.borrow();
         let (to, witness) = match signal {
-            Signal::Moved { to, .. } if to == from => return None,
             Signal::Moved { to, .. } => (to, routes.known(to).unwrap_or(from)),
             Signal::Ask { to, .. } => (to, from),
             _ => return None,
