@@ -1,0 +1,40 @@
+//! What the proxy makes of what single nodes say of the cluster.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Action, Proxy, ScriptedCluster, Value, tag_of};
+
+const LOW: u16 = 100;
+
+fn key(slot: u16, name: &str) -> String {
+    format!("{{{}}}{name}", tag_of(slot))
+}
+
+#[test]
+fn a_node_that_knows_only_itself_does_not_empty_the_table() {
+    let cluster = ScriptedCluster::start(3);
+    cluster.edit(|topology| topology.assign(5000..=16383, 0));
+    let proxy = Proxy::for_seeds(&[cluster.node(2).addr()]).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
+    // As after CLUSTER RESET, or without its nodes.conf.
+    let mut alone = cluster.topology();
+    alone.uncover(0..=16383);
+    alone.nodes[0].hidden = true;
+    alone.nodes[1].hidden = true;
+    cluster.set_view(2, Some(alone));
+    let refreshes = proxy.metric_sum("slotmux_topology_refreshes_total");
+    let asked = cluster.log().iter().filter(|c| c.node == 2 && c.args[0] == b"CLUSTER").count();
+    let mut left = 40;
+    cluster.node(0).script(move |_, _| {
+        left -= 1;
+        if left > 0 { Action::error("CLUSTERDOWN The cluster is down") } else { Action::Default }
+    });
+    assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
+    let now = || cluster.log().iter().filter(|c| c.node == 2 && c.args[0] == b"CLUSTER").count();
+    assert!(proxy.metric_sum("slotmux_topology_refreshes_total") > refreshes && now() > asked);
+    assert_eq!(proxy.metric("slotmux_slots_uncovered"), 0.0);
+    assert_eq!(proxy.metric("slotmux_topology_version"), 1.0);
+}
