@@ -38,3 +38,16 @@ fn a_node_that_knows_only_itself_does_not_empty_the_table() {
     assert_eq!(proxy.metric("slotmux_slots_uncovered"), 0.0);
     assert_eq!(proxy.metric("slotmux_topology_version"), 1.0);
 }
+
+#[test]
+fn a_script_follows_its_slot_to_a_node_that_is_called_by_its_host_name() {
+    let cluster = ScriptedCluster::start(2);
+    cluster.edit(|topology| topology.nodes[1].hostname = Some("localhost".into()));
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    let moved = format!("MOVED {LOW} localhost:{}", cluster.node(1).port());
+    cluster.script(move |conn, _| if conn.node == 0 { Action::error(&moved) } else { Action::ok() });
+    assert_eq!(client.cmd(&["EVAL", "…", "1", &key(LOW, "a")]), Value::ok());
+}

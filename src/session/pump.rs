@@ -122,7 +122,8 @@ impl Session {
                 routes.refresh(Cause::Redirect, Some(&unconfirmed.witness));
                 return Step::Wait((now + CONFIRM.as_nanos() as u64).min(deadline));
             }
-            let owner = routes.owner(slot).is_some_and(|node| *node.addr() == unconfirmed.to);
+            let to = routes.known(&unconfirmed.to).unwrap_or(&unconfirmed.to);
+            let owner = routes.owner(slot).is_some_and(|node| node.addr() == to);
             let asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
             if !owner && !asked {
                 return Step::OwnReply;

@@ -43,7 +43,13 @@ impl Session {
         request: Request<'_>,
     ) -> bool {
         let from = request.link().addr().clone();
-        let Some(signal) = Signal::parse(reply, &from) else { return false };
+        let Some(mut signal) = Signal::parse(reply, &from) else { return false };
+        // A redirect may call a node by its host name; everybody else calls it by its address.
+        if let Signal::Moved { to, .. } | Signal::Ask { to, .. } = &mut signal
+            && let Some(known) = self.worker.routes.borrow().known(to)
+        {
+            *to = known.clone();
+        }
         let slot = state.slot(ticket);
         let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
         // Scripts and functions can answer with such a text of their own making.
