@@ -227,3 +227,27 @@ fn a_command_that_shares_no_key_with_what_was_executed_is_repeated() {
     cluster.script(|_, _| Action::Default);
     assert_eq!(client.read_values(2), [Value::ok(), Value::ok()]);
 }
+
+#[test]
+fn a_command_of_very_many_keys_in_a_half_moved_slot_holds_nobody_up() {
+    const KEYS: usize = 6000;
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &[]);
+    half_moved(&cluster);
+    let name = |i: usize| key(LOW, &format!("{i}{}", if i % 2 == 0 { "t" } else { "s" }));
+    let mut mget = vec!["MGET".to_owned()];
+    mget.extend((0..KEYS).map(name));
+    let mut client = proxy.connect();
+    client.send(&mget);
+    let mut other = proxy.connect();
+    let mut slowest = Duration::ZERO;
+    client.patience(Duration::from_millis(5));
+    while client.stream().peek(&mut [0]).is_err() {
+        let begun = Instant::now();
+        assert_eq!(other.cmd(&["PING"]), Value::Simple("PONG".to_owned()));
+        slowest = slowest.max(begun.elapsed());
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    }
+    client.patience(SOON);
+    assert_eq!(client.read_value(), Value::Array(vec![Value::NullBulk; KEYS]));
+}
