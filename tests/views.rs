@@ -4,9 +4,14 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use support::{Action, Proxy, ScriptedCluster, Value, tag_of};
 
 const LOW: u16 = 100;
+const HIGH: u16 = 16_000;
 
 fn key(slot: u16, name: &str) -> String {
     format!("{{{}}}{name}", tag_of(slot))
@@ -50,4 +55,45 @@ fn a_script_follows_its_slot_to_a_node_that_is_called_by_its_host_name() {
     let moved = format!("MOVED {LOW} localhost:{}", cluster.node(1).port());
     cluster.script(move |conn, _| if conn.node == 0 { Action::error(&moved) } else { Action::ok() });
     assert_eq!(client.cmd(&["EVAL", "…", "1", &key(LOW, "a")]), Value::ok());
+}
+
+#[test]
+fn a_slow_node_is_connected_to_although_the_table_changes_all_the_time() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["GET", &key(HIGH, "a")]), Value::NullBulk);
+    cluster.node(0).control(|_, args| match args[0] == b"CLIENT" && args[1] == b"SETNAME" {
+        true => Action::Default.delayed(Duration::from_millis(600)),
+        false => Action::Default,
+    });
+    // Something that asks for a refresh again and again.
+    cluster.node(1).script(|_, args| match args[1] == key(HIGH, "down").as_bytes() {
+        true => Action::error("CLUSTERDOWN Hash slot not served"),
+        false => Action::Default,
+    });
+    proxy.connect().send(&["GET", &key(HIGH, "down")]);
+    let mut other = proxy.connect();
+    other.send(&["GET", &key(HIGH, "down")]);
+    let before = proxy.metric("slotmux_topology_version");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (cluster, ended) = (&cluster, &over);
+        scope.spawn(move || {
+            for round in 0.. {
+                cluster.edit(|topology| topology.assign(9000..=9000, round % 2));
+                thread::sleep(Duration::from_millis(20));
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let mut client = proxy.connect();
+        client.patience(Duration::from_secs(4));
+        let reply =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| client.cmd(&["GET", &key(LOW, "a")])));
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(reply.unwrap(), Value::NullBulk);
+    });
+    assert!(proxy.metric("slotmux_topology_version") > before + 2.0);
 }
