@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Action, Proxy, ScriptedCluster, Value, tag_of};
+use support::{Action, Gate, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
 
 const LOW: u16 = 100;
 const HIGH: u16 = 16_000;
@@ -96,4 +96,29 @@ fn a_slow_node_is_connected_to_although_the_table_changes_all_the_time() {
         assert_eq!(reply.unwrap(), Value::NullBulk);
     });
     assert!(proxy.metric("slotmux_topology_version") > before + 2.0);
+}
+
+#[test]
+fn a_fan_out_from_before_the_cluster_was_known_goes_to_every_shard() {
+    let cluster = ScriptedCluster::start(3);
+    let known = Gate::new();
+    for node in cluster.nodes() {
+        let known = known.clone();
+        node.control(move |_, args| match args[0] == b"CLUSTER" {
+            true => Action::Default.after(&known),
+            false => Action::Default,
+        });
+    }
+    cluster.script(|_, args| if args[0] == b"FLUSHALL" { Action::ok() } else { Action::Default });
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    client.send(&["FLUSHALL"]);
+    client.send(&["GET", &key(LOW, "a")]);
+    eventually(SOON, || proxy.metric("slotmux_held_requests") >= 1.0);
+    known.open();
+    assert_eq!(client.read_values(2), [Value::ok(), Value::NullBulk]);
+    let mut nodes: Vec<usize> =
+        cluster.commands().iter().filter(|c| c.args[0] == b"FLUSHALL").map(|c| c.node).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, [0, 1, 2]);
 }

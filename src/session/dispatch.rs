@@ -163,7 +163,7 @@ impl Planner<'_> {
     pub(super) fn everywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
         let slots = self.routes.shard_slots();
         if slots.is_empty() {
-            // Nobody is known yet: it waits like any other command, and goes to one.
+            // Nobody is known yet: it waits like any other command, and is spread when somebody is.
             return self.one(spec, 0, 0, request);
         }
         let gather = Gather::new(spec.merge, Vec::new(), slots.len());
