@@ -109,8 +109,11 @@ impl Planner<'_> {
         };
         // `watch` notes all that is on its way: this one is not, yet.
         self.state.watch();
+        // It waits for a reply that is on its way, not for an owner.
+        let mut soon = false;
         if let Some(lanes) = &mut self.state.lanes {
             lanes.back(slot, ticket);
+            soon = link.as_ref().is_some_and(|link| !link.is_opening()) && !lanes.lane(slot).is_holding();
             if let Some(link) = link
                 && lanes.lane(slot).is_free_for(link.id())
                 && !link.is_opening()
@@ -120,6 +123,15 @@ impl Planner<'_> {
                 self.state.set_link(ticket, link.id());
                 return self.push(&link, ticket, request);
             }
+        }
+        let worker = &self.session.worker;
+        if !soon && worker.held_bytes.get() >= worker.config.limits.max_held_bytes {
+            let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
+            worker.backend.metrics.errors[error.kind().index()].add(1);
+            let mut text = Vec::new();
+            error.append_to(&mut text);
+            self.state.complete(ticket, Reply::Small(&text), self.now, &worker.backend.metrics);
+            return;
         }
         let held = Held { not_before: 0, ..self.session.held(ticket, request.to_bytes(), 0) };
         self.state.hold(slot, held);

@@ -113,6 +113,11 @@ pub(crate) struct Lanes {
 }
 
 impl Lane {
+    /// Whether any command is held back.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether a new command may go down `link` now.
     pub(crate) fn is_free_for(&self, link: u32) -> bool {
         self.held.is_empty() && self.way().allows(link)
