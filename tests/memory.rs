@@ -4,6 +4,10 @@
 
 mod support;
 
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
 use support::{Client, Proxy, SOON, TestCluster, Value, eventually};
 
 const CLIENTS: usize = 1_000;
@@ -26,4 +30,31 @@ fn idle_clients_cost_little() {
     println!("{:.0} bytes for each of {CLIENTS} idle clients", (resident() - before) / CLIENTS as f64);
     drop(clients);
     eventually(SOON, || proxy.metric("slotmux_clients") == 1.0);
+}
+
+#[test]
+fn a_client_that_reads_more_slowly_than_it_asks_costs_no_more_than_its_bounds() {
+    const VALUE: usize = 4096;
+    const READS: usize = 20_000;
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", "k", &"v".repeat(VALUE)]), Value::ok());
+    let resident = || proxy.metric("process_resident_memory_bytes");
+    let (before, mut most) = (resident(), 0.0f64);
+    let mut writer = client.stream().try_clone().unwrap();
+    let get = support::encode(&["GET", "k"]);
+    thread::spawn(move || {
+        for _ in 0..READS {
+            writer.write_all(&get).unwrap();
+        }
+    });
+    let reply = VALUE + "$4096\r\n\r\n".len();
+    for _ in 0..READS / 20 {
+        client.read_exact_raw(20 * reply);
+        thread::sleep(Duration::from_millis(3));
+        most = most.max(resident());
+    }
+    // Unread replies up to `output_soft`, twice that where a buffer grows, and what is in flight.
+    assert!(most - before < 24e6, "{:.0} MB more than before", (most - before) / 1e6);
 }

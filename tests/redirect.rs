@@ -239,6 +239,7 @@ fn a_script_may_answer_with_a_redirect_of_its_own_making() {
     let other = cluster.node(2).addr();
     let answers = [
         format!("MOVED {LOW} {other}"),
+        format!("MOVED {LOW} {}", cluster.node(0).addr()),
         format!("MOVED {} {other}", LOW + 1),
         format!("ASK {LOW} {other}"),
         format!("MOVED {LOW} {other} script: 0123, on @user_script:1."),

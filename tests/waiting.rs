@@ -227,3 +227,52 @@ fn a_command_that_shares_no_key_with_what_was_executed_is_repeated() {
     cluster.script(|_, _| Action::Default);
     assert_eq!(client.read_values(2), [Value::ok(), Value::ok()]);
 }
+
+#[test]
+fn a_command_of_very_many_keys_in_a_half_moved_slot_holds_nobody_up() {
+    const KEYS: usize = 6000;
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &[]);
+    half_moved(&cluster);
+    let name = |i: usize| key(LOW, &format!("{i}{}", if i % 2 == 0 { "t" } else { "s" }));
+    let mut mget = vec!["MGET".to_owned()];
+    mget.extend((0..KEYS).map(name));
+    let mut client = proxy.connect();
+    client.send(&mget);
+    let mut other = proxy.connect();
+    let mut slowest = Duration::ZERO;
+    client.patience(Duration::from_millis(5));
+    while client.stream().peek(&mut [0]).is_err() {
+        let begun = Instant::now();
+        assert_eq!(other.cmd(&["PING"]), Value::Simple("PONG".to_owned()));
+        slowest = slowest.max(begun.elapsed());
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    }
+    client.patience(SOON);
+    assert_eq!(client.read_value(), Value::Array(vec![Value::NullBulk; KEYS]));
+}
+
+#[test]
+fn what_waits_for_an_owner_is_bounded_and_what_has_one_does_not_notice() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &["--max-held-bytes", "64KiB"]);
+    cluster.edit(|topology| topology.uncover(LOW..=LOW));
+    let (lost, owned) = (key(LOW, "a"), key(HIGH, "a"));
+    let mut first = proxy.connect();
+    for _ in 0..70 {
+        first.send(&["SET", &lost, &"v".repeat(1000)]);
+    }
+    eventually(SOON, || proxy.metric("slotmux_held_bytes") >= 65_536.0);
+    eventually(SOON, || proxy.metric("slotmux_slots_uncovered") == 1.0);
+    for client in [&mut proxy.connect(), &mut proxy.connect()] {
+        client.patience(Duration::from_secs(5));
+        let reply = client.cmd(&["SET", &lost, "1"]);
+        assert!(reply.text().starts_with("CLUSTERDOWN "), "{reply:?}");
+        assert_eq!(client.cmd(&["SET", &owned, "1"]), Value::ok());
+    }
+    // Nor are the first one's own commands elsewhere held up.
+    first.send(&["SET", &owned, "2"]);
+    eventually(SOON, || cluster.stored(&owned).as_deref() == Some("2"));
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    assert_eq!(first.read_values(71), vec![Value::ok(); 71]);
+}

@@ -142,11 +142,13 @@ impl Connection {
         let Queue { send, entries } = &mut *queue;
         let Some(entry) = entries.pop_front() else { return Err("a reply that nobody asked for") };
         let len = entry.len as usize;
+        // A node that refuses a request before it has read all of it: nothing can follow on this connection.
+        let early = send.written_unanswered() < len as u64;
         if let Some(receiver) = entry.receiver {
             receiver.reply(entry.ticket, reply, Request { link: &self.link, buffer: send, len });
         }
         send.answer(len);
-        Ok(())
+        if early { Err("a reply before the request was sent") } else { Ok(()) }
     }
 
     /// Writes what the kernel takes.

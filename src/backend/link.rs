@@ -194,9 +194,14 @@ impl Link {
         }
     }
 
-    /// Gives all commands back to who sent them. True if any write is in doubt.
+    /// Ends, and gives all commands back to who sent them. True if any write is in doubt.
     pub(super) fn close(&self, reason: &'static str) -> bool {
         self.state.set(State::Closed);
+        self.give_back(reason)
+    }
+
+    /// Gives all commands back to who sent them. True if any write is in doubt.
+    pub(super) fn give_back(&self, reason: &'static str) -> bool {
         let Queue { mut send, entries } = self.queue.take();
         let (mut written, mut in_doubt) = (send.written_unanswered(), false);
         let mut loss = Loss { node: self.addr.clone(), sent: true, reason };

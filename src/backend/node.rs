@@ -160,10 +160,10 @@ impl Node {
     }
 
     /// Gives back the commands that wait for links which are still being dialled: another node may
-    /// serve them by now.
+    /// serve them by now. The dialling goes on: tables may change faster than a distant node answers.
     pub fn give_back_unsent(&self) {
         for link in self.links().filter(|link| link.is_opening()) {
-            link.close("the topology changed");
+            link.give_back("the topology changed");
         }
     }
 

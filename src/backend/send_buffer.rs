@@ -109,9 +109,9 @@ impl SendBuffer {
         (self.queued - self.answered) as usize
     }
 
-    /// How much of what has not been answered is written.
+    /// How much of what has not been answered is written; nothing if more is answered than was written.
     pub(super) fn written_unanswered(&self) -> u64 {
-        self.written - self.answered
+        self.written.saturating_sub(self.answered)
     }
 
     /// What to write next; the number of slices that were filled.

@@ -108,15 +108,29 @@ impl Planner<'_> {
                 None
             }
         };
+        // Whether it waits for a reply that is on its way, and not for an owner.
+        let mut soon = false;
         if let Some(link) = link
-            && self.state.lanes().lane(slot).is_free_for(link.id())
             && !link.is_opening()
         {
-            let alone = keys > 1 && self.routes.is_open(slot);
-            let lanes = if alone { self.state.watch() } else { self.state.lanes() };
-            lanes.sent(slot, ticket, link.id(), History::default(), alone);
-            self.state.set_link(ticket, link.id());
-            return self.push(&link, ticket, request);
+            let lane = self.state.lanes().lane(slot);
+            if lane.is_free_for(link.id()) {
+                let alone = keys > 1 && self.routes.is_open(slot);
+                let lanes = if alone { self.state.watch() } else { self.state.lanes() };
+                lanes.sent(slot, ticket, link.id(), History::default(), alone);
+                self.state.set_link(ticket, link.id());
+                return self.push(&link, ticket, request);
+            }
+            soon = !lane.is_holding();
+        }
+        let worker = &self.session.worker;
+        if !soon && worker.held_bytes.get() >= worker.config.limits.max_held_bytes {
+            let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
+            worker.backend.metrics.errors[error.kind().index()].add(1);
+            let mut text = Vec::new();
+            error.append_to(&mut text);
+            self.state.complete(ticket, Reply::Small(&text), self.now, &worker.backend.metrics);
+            return;
         }
         let held = Held { not_before: 0, ..self.session.held(ticket, request.to_bytes(), 0) };
         self.state.hold(slot, held);
@@ -160,7 +174,7 @@ impl Planner<'_> {
     pub(super) fn everywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
         let slots = self.routes.shard_slots();
         if slots.is_empty() {
-            // Nobody is known yet: it waits like any other command, and goes to one.
+            // Nobody is known yet: it waits like any other command, and is spread when somebody is.
             return self.one(spec, 0, 0, request);
         }
         let gather = Gather::new(spec.merge, Vec::new(), slots.len());

@@ -119,8 +119,7 @@ impl Turn {
                 || state.len() >= limits.session_in_flight
                 || state.bytes() >= IN_FLIGHT_BYTES
                 || self.full.as_ref().is_some_and(|link| link.kept() >= limits.link_queue)
-                || self.worker.config.ordering == Ordering::Connection
-                || (state.lanes.is_some() && self.worker.held_bytes.get() >= limits.max_held_bytes))
+                || self.worker.config.ordering == Ordering::Connection)
             || state.out.len() >= limits.output_soft
     }
 

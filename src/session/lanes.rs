@@ -113,6 +113,11 @@ pub(crate) struct Lanes {
 }
 
 impl Lane {
+    /// Whether any command is held back.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether a new command may go down `link` now.
     pub(crate) fn is_free_for(&self, link: u32) -> bool {
         self.held.is_empty() && self.way().allows(link)
@@ -129,7 +134,8 @@ impl Lane {
 
     /// Whether commands later than `ticket` are on their way.
     pub(crate) fn has_later_on_way(&self, ticket: Ticket) -> bool {
-        self.on_way.iter().any(|on_way| on_way.ticket > ticket)
+        // They are in order: what is held is sent before all that follows, or after all that is on its way.
+        self.on_way.back().is_some_and(|last| last.ticket > ticket)
     }
 
     pub(crate) fn first_held(&mut self) -> Option<&mut Held> {
@@ -192,7 +198,8 @@ impl Lanes {
     /// Notes that a command took effect, or may have: those before it must not be repeated after it.
     pub(crate) fn took_effect(&mut self, slot: u16, ticket: Ticket, request: &[u8], spec: &Spec) {
         let Some(lane) = self.by_slot.get_mut(&slot) else { return };
-        for earlier in lane.held.iter_mut().filter(|held| held.ticket < ticket) {
+        // The parts of one command have no order among them, and there may be very many.
+        for earlier in lane.held.iter_mut().take_while(|held| held.ticket.seq < ticket.seq) {
             if earlier.history.tries > 0 && conflict(&earlier.request, request, spec) {
                 earlier.forbidden = true;
             }

@@ -5,6 +5,9 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
+/// What was written is cut off once it is as much as this and as what is left: at most one copy for each byte.
+const COMPACTED: usize = 64 * 1024;
+
 /// Small replies are gathered in one buffer, large ones are kept as they are.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
@@ -88,6 +91,9 @@ impl Output {
         if self.written == self.tail.len() {
             self.written = 0;
             self.tail.clear();
+        } else if self.written >= COMPACTED && self.written >= self.tail.len() / 2 {
+            // It may never be all written while the client reads more slowly than replies come.
+            self.tail.drain(..std::mem::take(&mut self.written));
         }
     }
 

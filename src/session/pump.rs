@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Session;
+use super::gather::Gather;
 use super::lanes::{Held, Lanes, Next};
-use super::pending::State;
+use super::pending::{Progress, State};
 use super::recover::backoff;
-use crate::backend::{Down, Link, Reply};
-use crate::command::resolve;
+use crate::backend::{Down, Link, Reply, Ticket};
+use crate::command::{Route, resolve};
 use crate::error::ClientError;
 use crate::protocol::{Protocol, RequestFramer, RequestLimits};
 use crate::route::Routes;
@@ -67,6 +68,10 @@ impl Session {
                     }
                     Step::Send(link) => {
                         let Some(held) = lanes.release(slot) else { break };
+                        if self.spread(state, &mut lanes, routes, &held) {
+                            due = Some(now);
+                            continue;
+                        }
                         let alone = held.alone || (routes.is_open(slot) && has_several_keys(&held.request));
                         state.set_link(held.ticket, link.id());
                         self.send_held(&link, &held);
@@ -91,6 +96,23 @@ impl Session {
         }
         state.lanes = Some(lanes);
         due
+    }
+
+    /// Makes a part for every shard of a command that is meant for all, if it was held before any was known.
+    fn spread(&self, state: &mut State, lanes: &mut Lanes, routes: &Routes, held: &Held) -> bool {
+        let Some(pending) = state.get(held.ticket.seq) else { return false };
+        let (Some(spec), Progress::Waiting) = (pending.spec, &pending.progress) else { return false };
+        if spec.route != Route::AllShards {
+            return false;
+        }
+        let slots = routes.shard_slots();
+        let mut gather = Gather::new(spec.merge, Vec::new(), slots.len());
+        for slot in slots {
+            let ticket = Ticket { seq: held.ticket.seq, part: gather.add(slot, 0) };
+            lanes.hold(slot, self.held(ticket, held.request.clone(), 0));
+        }
+        pending.progress = Progress::Parts(Box::new(gather));
+        true
     }
 
     fn step(
@@ -125,7 +147,8 @@ impl Session {
                 routes.refresh(Cause::Redirect, Some(&unconfirmed.witness));
                 return Step::Wait((now + CONFIRM.as_nanos() as u64).min(deadline));
             }
-            let owner = routes.owner(slot).is_some_and(|node| *node.addr() == unconfirmed.to);
+            let to = routes.known(&unconfirmed.to).unwrap_or(&unconfirmed.to);
+            let owner = routes.owner(slot).is_some_and(|node| node.addr() == to);
             let asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
             if !owner && !asked {
                 return Step::OwnReply;

@@ -43,7 +43,13 @@ impl Session {
         request: Request<'_>,
     ) -> bool {
         let from = request.link().addr().clone();
-        let Some(signal) = Signal::parse(reply, &from) else { return false };
+        let Some(mut signal) = Signal::parse(reply, &from) else { return false };
+        // A redirect may call a node by its host name; everybody else calls it by its address.
+        if let Signal::Moved { to, .. } | Signal::Ask { to, .. } = &mut signal
+            && let Some(known) = self.worker.routes.borrow().known(to)
+        {
+            *to = known.clone();
+        }
         let slot = state.slot(ticket);
         let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
         // Scripts and functions can answer with such a text of their own making.
@@ -52,6 +58,10 @@ impl Session {
             return false;
         }
         if matches!(&signal, Signal::Moved { slot: s, .. } | Signal::Ask { slot: s, .. } if *s != slot) {
+            return false;
+        }
+        // No refresh can tell a node that has gone from its address from a script that makes it up.
+        if may_be_own && matches!(&signal, Signal::Moved { to, .. } if *to == from) {
             return false;
         }
         self.worker.backend.metrics.redirects[kind(&signal) as usize].add(1);
@@ -80,7 +90,6 @@ impl Session {
     fn unconfirmed(&self, signal: &Signal, from: &NodeAddr) -> Option<Unconfirmed> {
         let routes = self.worker.routes.borrow();
         let (to, witness) = match signal {
-            Signal::Moved { to, .. } if to == from => return None,
             Signal::Moved { to, .. } => (to, routes.known(to).unwrap_or(from)),
             Signal::Ask { to, .. } => (to, from),
             _ => return None,

@@ -86,18 +86,21 @@ struct Claim {
 /// by naming that owner, at no lower epoch than known, without the slot. So an older view never undoes
 /// a newer one. A node that is in no view any more keeps nothing.
 pub fn merge(current: Option<&Arc<Table>>, views: &[View]) -> Snapshot {
+    let views = current.map_or_else(|| views.iter().collect(), |table| of_this_cluster(table, views));
+    if let (Some(table), true) = (current, views.is_empty()) {
+        return Snapshot { table: table.clone(), asked: Vec::new() };
+    }
     let mut claims: Vec<Option<Claim>> = vec![None; SLOTS];
-    let mut epochs: HashMap<Arc<str>, u64> = HashMap::new();
     if let Some(table) = current {
         for (slot, claim) in claims.iter_mut().enumerate() {
             *claim = table.owner(slot as u16).map(|shard| Claim { id: shard.id.clone(), epoch: shard.epoch });
         }
-        epochs.extend(table.shards.iter().map(|shard| (shard.id.clone(), shard.epoch)));
     }
-    for view in views {
-        apply(&mut claims, &epochs, view);
+    let named: HashSet<&str> = views.iter().flat_map(|view| &view.nodes).map(|node| &*node.id).collect();
+    for view in &views {
+        apply(&mut claims, &named, view);
     }
-    let table = build(current, &claims, views);
+    let table = build(current, &claims, &views);
     let table = match current {
         Some(current) if **current == table => current.clone(),
         _ => Arc::new(table),
@@ -105,7 +108,25 @@ pub fn merge(current: Option<&Arc<Table>>, views: &[View]) -> Snapshot {
     Snapshot { table, asked: views.iter().map(|view| (view.from.clone(), view.asked)).collect() }
 }
 
-fn apply(claims: &mut [Option<Claim>], epochs: &HashMap<Arc<str>, u64>, view: &View) {
+/// The views of nodes that are still part of the cluster: they name an owner of slots beside themselves. A
+/// node that was taken out, or that lost its memory, knows only itself, and its view would empty the table.
+/// If there is no other, those that claim slots count: the cluster was made anew.
+fn of_this_cluster<'a>(table: &Table, views: &'a [View]) -> Vec<&'a View> {
+    let owning: HashSet<u16> = table.owners.iter().copied().filter(|owner| *owner != NO_SHARD).collect();
+    let owners: HashSet<&str> = owning.iter().map(|owner| &*table.shards[usize::from(*owner)].id).collect();
+    if owners.is_empty() {
+        return views.iter().collect();
+    }
+    let names_an_owner = |node: &ViewNode| owners.contains(&*node.id) && (!node.myself || owners.len() == 1);
+    let part: Vec<&View> = views.iter().filter(|view| view.nodes.iter().any(names_an_owner)).collect();
+    if !part.is_empty() {
+        return part;
+    }
+    views.iter().filter(|view| view.nodes.iter().any(|node| !node.slots.is_empty())).collect()
+}
+
+/// Takes over what `view` knows better; `everywhere` are the nodes that any view of this refresh names.
+fn apply(claims: &mut [Option<Claim>], everywhere: &HashSet<&str>, view: &View) {
     let mut claimed: Vec<Option<&ViewNode>> = vec![None; SLOTS];
     for node in view.nodes.iter().filter(|node| node.primary) {
         for slot in node.slots.iter().flat_map(|(first, last)| *first..=*last) {
@@ -117,10 +138,11 @@ fn apply(claims: &mut [Option<Claim>], epochs: &HashMap<Arc<str>, u64>, view: &V
         let keeps = match (&*claim, new) {
             (None, _) => false,
             (Some(old), Some(new)) if old.id == new.id => new.epoch < old.epoch,
-            (Some(old), Some(new)) => new.epoch < old.epoch && named.contains_key(&*old.id),
-            (Some(old), None) => named
-                .get(&*old.id)
-                .is_some_and(|node| node.primary && node.epoch < *epochs.get(&old.id).unwrap_or(&0)),
+            (Some(old), Some(new)) => new.epoch < old.epoch && everywhere.contains(&*old.id),
+            (Some(old), None) => match named.get(&*old.id) {
+                Some(node) => node.primary && node.epoch < old.epoch,
+                None => everywhere.contains(&*old.id),
+            },
         };
         if !keeps {
             *claim = new.map(|node| Claim { id: node.id.clone(), epoch: node.epoch });
@@ -129,7 +151,7 @@ fn apply(claims: &mut [Option<Claim>], epochs: &HashMap<Arc<str>, u64>, view: &V
 }
 
 /// The table of the winning claims.
-fn build(current: Option<&Arc<Table>>, claims: &[Option<Claim>], views: &[View]) -> Table {
+fn build(current: Option<&Arc<Table>>, claims: &[Option<Claim>], views: &[&View]) -> Table {
     let mut shards: Vec<Shard> = Vec::new();
     let mut index: HashMap<Arc<str>, u16> = HashMap::new();
     let claimed: HashSet<&Arc<str>> = claims.iter().flatten().map(|claim| &claim.id).collect();
@@ -230,5 +252,36 @@ mod tests {
         let after = "a 127.0.0.1:1@11 master - 0 0 1 connected 1-8000\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\n";
         let after = merge(Some(&first.table), &[view(after)]);
         assert_eq!((owner(&after, 0), after.table.covered()), (None, SLOTS - 1));
+    }
+
+    #[test]
+    fn a_node_that_knows_only_itself_takes_nothing_away() {
+        let first = merge(None, &[view(BEFORE)]);
+        let alone = "b 127.0.0.1:2@12 myself,master - 0 0 0 connected\n";
+        let after = merge(Some(&first.table), &[view(alone)]);
+        assert!(Arc::ptr_eq(&first.table, &after.table) && after.asked.is_empty());
+        for views in [[view(alone), view(BEFORE)], [view(BEFORE), view(alone)]] {
+            assert_eq!(merge(Some(&first.table), &views).table.covered(), SLOTS);
+            assert_eq!(merge(None, &views).table.covered(), SLOTS);
+        }
+    }
+
+    #[test]
+    fn a_view_that_lacks_a_new_node_does_not_take_its_slots_away() {
+        let first = merge(None, &[view(BEFORE)]);
+        let new =
+            format!("{MOVED}c 127.0.0.1:3@13 master - 0 0 9 connected 5\n").replace("1-8000", "1-4 6-8000");
+        for views in [[view(BEFORE), view(&new)], [view(&new), view(BEFORE)]] {
+            assert_eq!(owner(&merge(Some(&first.table), &views), 5).unwrap(), "c");
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_was_made_anew_is_taken_over() {
+        let first = merge(None, &[view(BEFORE)]);
+        let anew = "x 127.0.0.1:1@11 myself,master - 0 0 1 connected 0-16383\n";
+        assert_eq!(owner(&merge(Some(&first.table), &[view(anew)]), 5).unwrap(), "x");
+        let alone = merge(None, &[view(anew)]);
+        assert_eq!(merge(Some(&alone.table), &[view(anew)]).table.covered(), SLOTS);
     }
 }
