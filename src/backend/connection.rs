@@ -85,7 +85,7 @@ impl Connection {
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         // What a node announces is believed up to a megabyte, then as far as it has proven.
-        self.input.reserve(wanted.clamp(super::SCRATCH / 4, self.input.len().max(1 << 20)));
+        self.input.reserve(wanted.clamp(super::SCRATCH, self.input.len().max(1 << 20)));
         match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
             Ok(0) => return Poll::Ready(Err("closed by the node")),
