@@ -234,7 +234,7 @@ fn a_command_of_very_many_keys_in_a_half_moved_slot_holds_nobody_up() {
     let cluster = ScriptedCluster::start(2);
     let proxy = proxy(&cluster, &[]);
     half_moved(&cluster);
-    let name = |i: usize| key(LOW, &format!("{i}{}", if i % 2 == 0 { "t" } else { "s" }));
+    let name = |i: usize| key(LOW, &format!("{i}{}", if i.is_multiple_of(2) { "t" } else { "s" }));
     let mut mget = vec!["MGET".to_owned()];
     mget.extend((0..KEYS).map(name));
     let mut client = proxy.connect();
