@@ -91,6 +91,7 @@ fn a_script_without_keys_is_a_barrier() {
     let slow = gate.clone();
     cluster.script(move |_, args| match args[0].as_slice() {
         b"APPEND" => Action::Default.after(&slow),
+        // Any node runs it.
         b"EVAL" => Action::ok(),
         _ => Action::Default,
     });

@@ -275,3 +275,31 @@ fn the_metrics_count_what_was_done() {
     assert!(proxy.metric("slotmux_client_read_bytes_total") > 100.0);
     assert!(proxy.metric("slotmux_client_written_bytes_total") > 30.0);
 }
+
+#[test]
+fn replies_are_delivered_also_to_a_client_that_goes_on_sending_while_it_stops() {
+    let cluster = TestCluster::primaries(1);
+    let mut proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let script = "redis.call('incr', KEYS[1]) return string.rep('x', 4096)";
+    let mut client = proxy.connect();
+    socket2::SockRef::from(client.stream()).set_recv_buffer_size(65_536).unwrap();
+    let mut writer = client.stream().try_clone().unwrap();
+    let request = support::encode(&["EVAL", script, "1", "count"]);
+    // It sends until nothing more fits into the sockets, and reads nothing.
+    let sender =
+        std::thread::spawn(move || while std::io::Write::write_all(&mut writer, &request).is_ok() {});
+    let mut node = cluster.client(0);
+    let mut before = Value::NullBulk;
+    eventually(SOON, || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = node.cmd(&["GET", "count"]);
+        std::mem::replace(&mut before, now.clone()) == now && now != Value::NullBulk
+    });
+    proxy.signal("TERM");
+    eventually(SOON, || proxy.log().contains("stopping"));
+    let replies = client.read_to_end_raw().len() / (4096 + "$4096\r\n\r\n".len());
+    assert_eq!(node.cmd(&["GET", "count"]), Value::bulk(replies.to_string()));
+    client.stream().shutdown(std::net::Shutdown::Both).unwrap();
+    assert_eq!(proxy.wait(SOON).unwrap().code(), Some(0));
+    sender.join().unwrap();
+}

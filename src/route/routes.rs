@@ -249,22 +249,62 @@ impl Routes {
     }
 }
 
-/// Whether a snapshot knows better than a MOVED: it was asked for after it, and its owner's claim is
-/// not older than the claims of the node that MOVED named.
+/// Whether a snapshot knows better than a MOVED: it agrees, or it has the later word of the node that MOVED
+/// named, or of an owner whose claim is not older. What third nodes say may be from before the move.
 fn refutes(snapshot: &Snapshot, slot: u16, overlay: &Overlay) -> bool {
+    let asked = |node: &NodeAddr| snapshot.asked.iter().any(|(addr, at)| addr == node && *at > overlay.at);
     if !snapshot.asked.iter().any(|(_, at)| *at > overlay.at) {
         return false;
     }
     let named = snapshot.table.shards.iter().find(|shard| shard.addr == overlay.addr);
-    let owner = snapshot.table.owner(slot);
-    match (owner, named) {
-        (Some(owner), _) if owner.addr == overlay.addr => true,
-        (Some(owner), Some(named)) => {
-            let asked_itself =
-                snapshot.asked.iter().any(|(addr, at)| *addr == overlay.addr && *at > overlay.at);
-            asked_itself || owner.epoch >= named.epoch
+    let gone = !snapshot.table.known.contains_key(&overlay.addr);
+    match snapshot.table.owner(slot) {
+        Some(owner) if owner.addr == overlay.addr => true,
+        Some(owner) => {
+            let is_older = named.is_some_and(|named| owner.epoch < named.epoch);
+            gone || asked(&overlay.addr) || (asked(&owner.addr) && !is_older)
         }
-        (Some(_), None) => true,
-        (None, named) => named.is_none(),
+        None => named.is_none() && (gone || asked(&overlay.addr)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::snapshot::{View, merge};
+    use crate::topology::view::parse;
+
+    const BEFORE: &str = "a 127.0.0.1:1@11 master - 0 0 7 connected 0-8000\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 slave b 0 0 2 connected\n";
+
+    /// Whether views that these nodes gave after a MOVED of slot 0 to node `to` undo it.
+    fn undone(to: u16, views: &[(u16, &str)]) -> bool {
+        let node = |port| NodeAddr::new("127.0.0.1", port);
+        let view = |port: u16, text: &str| {
+            let nodes = parse(text, &node(port)).unwrap();
+            View { from: node(port), asked: Instant::now(), nodes }
+        };
+        let table = merge(None, &[view(1, BEFORE)]).table;
+        let overlay = Overlay { addr: node(to), at: Instant::now() };
+        let views: Vec<View> = views.iter().map(|(port, text)| view(*port, text)).collect();
+        refutes(&merge(Some(&table), &views), 0, &overlay)
+    }
+
+    #[test]
+    fn only_a_later_word_of_who_must_know_undoes_a_moved() {
+        // A third node has not heard of the move, or of the failover, yet.
+        assert!(!undone(2, &[(3, BEFORE)]));
+        assert!(!undone(3, &[(2, BEFORE)]));
+        // The node that MOVED named, or the owner itself, says otherwise; or the node has gone.
+        assert!(undone(2, &[(2, BEFORE)]));
+        assert!(undone(2, &[(1, BEFORE)]));
+        let without_b = BEFORE.lines().next().unwrap();
+        assert!(undone(
+            2,
+            &[(3, &format!("{without_b}\nc 127.0.0.1:3@13 myself,master - 0 0 3 connected\n"))]
+        ));
+        // And one that agrees takes the overlay's place.
+        let moved =
+            BEFORE.replace(" 0-8000", " 1-8000").replace("0 0 2 connected 8001", "0 0 8 connected 0 8001");
+        assert!(undone(2, &[(3, &moved)]));
     }
 }

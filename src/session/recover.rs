@@ -185,7 +185,8 @@ impl Session {
     /// A command's link ended. True if it was a write that may have been executed.
     pub(super) fn lost_on_way(&self, state: &mut State, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool {
         let slot = state.slot(ticket);
-        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
+        // Dropped with those that were held before it: as when the whole client has gone.
+        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return loss.sent };
         let mut history = state.lanes().back(slot, ticket);
         self.worker.topology.ask(Cause::Connection, None);
         let backend = &self.worker.backend;

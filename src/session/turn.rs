@@ -5,10 +5,11 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Sleep, sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::intake::{Input, Stop};
@@ -20,6 +21,8 @@ use crate::protocol::RequestFramer;
 
 /// As often a turn reads.
 const TURN_READS: usize = 4;
+/// A client that goes on sending after QUIT, a protocol error or the proxy's stop has this long to read its replies.
+const PARTING: Duration = Duration::from_secs(5);
 /// A client's socket and all that only its own task needs.
 pub(super) struct Turn {
     pub(super) session: Rc<Session>,
@@ -43,6 +46,8 @@ pub(super) struct Turn {
     pub(super) in_flight: usize,
     /// When to look at held commands again.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
+    /// Until when the client may take what it was sent, while its further requests are thrown away.
+    parting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Turn {
@@ -63,6 +68,7 @@ impl Turn {
             full: None,
             in_flight: 0,
             sleep: None,
+            parting: None,
         }
     }
 
@@ -94,11 +100,39 @@ impl Turn {
         }
         let over = self.closing || (self.eof && stop != Stop::Budget);
         let finished = state.is_idle() && state.out.is_empty();
-        if over && finished && (self.closing || stop == Stop::Empty) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+        drop(state);
+        if over && finished && (self.closing || stop == Stop::Empty) { self.part(cx) } else { Poll::Pending }
+    }
+
+    /// Everything was written. Ready when the connection may be closed without the client losing any of it: a
+    /// close while requests lie unread is a reset, which throws away what the client has not received yet.
+    fn part(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.eof {
+            return Poll::Ready(());
         }
+        let worker = self.worker.clone();
+        let mut scratch = worker.backend.scratch.borrow_mut();
+        let mut more = true;
+        for _ in 0..TURN_READS {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Pending if self.parting.is_some() => {
+                    more = false;
+                    break;
+                }
+                _ => return Poll::Ready(()),
+            }
+            if self.parting.is_none() {
+                _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+                self.parting = Some(Box::pin(sleep(PARTING)));
+            }
+        }
+        let Some(limit) = &mut self.parting else { return Poll::Ready(()) };
+        if more {
+            self.session.wakeup.wake();
+        }
+        limit.as_mut().poll(cx)
     }
 
     /// Reads once and plans. Pending when there is nothing to read, or no room.
