@@ -264,7 +264,7 @@ fn refutes(snapshot: &Snapshot, slot: u16, overlay: &Overlay) -> bool {
             let is_older = named.is_some_and(|named| owner.epoch < named.epoch);
             gone || asked(&overlay.addr) || (asked(&owner.addr) && !is_older)
         }
-        None => named.is_none() && (gone || asked(&overlay.addr)),
+        None => gone || asked(&overlay.addr),
     }
 }
 
@@ -302,6 +302,8 @@ mod tests {
             2,
             &[(3, &format!("{without_b}\nc 127.0.0.1:3@13 myself,master - 0 0 3 connected\n"))]
         ));
+        // Also when it says that nobody owns the slot.
+        assert!(undone(2, &[(2, &BEFORE.replace(" 0-8000", " 1-8000"))]));
         // And one that agrees takes the overlay's place.
         let moved =
             BEFORE.replace(" 0-8000", " 1-8000").replace("0 0 2 connected 8001", "0 0 8 connected 0 8001");
