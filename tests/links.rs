@@ -160,6 +160,33 @@ fn a_link_given_up_in_doubt_is_killed_at_the_node_before_anything_else() {
 }
 
 #[test]
+fn a_link_given_up_in_doubt_is_killed_by_the_links_that_are_there_already() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = proxy(&cluster, &["--link-timeout", "1s"]);
+    let a = key(LOW, "a");
+    // The node's RESP3 link is open before the RESP2 link is given up.
+    let mut other = proxy.connect();
+    other.cmd(&["HELLO", "3"]);
+    assert_eq!(other.cmd(&["GET", &a]), Value::NullBulk);
+    let stopped = Gate::new();
+    let gate = stopped.clone();
+    once(&cluster, "SET", move || Action::Silent.after(&gate));
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", &a, "1"]), in_doubt(&cluster, 0));
+    client.cmd(&["HELLO", "3"]);
+    assert_eq!(client.cmd(&["SET", &a, "2"]), Value::ok());
+    stopped.open();
+    let log = cluster.log();
+    let text = |command: &support::Recorded| command.text();
+    let old = log.iter().find(|command| text(command) == format!("SET {a} 1")).unwrap().conn;
+    let new = log.iter().find(|command| text(command) == format!("SET {a} 2")).unwrap().conn;
+    let texts: Vec<String> = log.iter().filter(|command| command.conn == new).map(text).collect();
+    let kill = texts.iter().position(|text| text.starts_with(&format!("CLIENT KILL ID {old} ADDR ")));
+    let later = texts.iter().position(|text| *text == format!("SET {a} 2"));
+    assert!(kill.is_some() && kill < later, "{texts:?}");
+}
+
+#[test]
 fn a_healthy_link_is_not_given_up_by_a_short_timeout() {
     let cluster = ScriptedCluster::start(2);
     let proxy = proxy(&cluster, &["--link-timeout", "1s"]);

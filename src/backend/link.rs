@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::send_buffer::{LARGE, SendBuffer};
 use super::{Loss, Receiver, Ticket, Wakeup};
 use crate::net::NodeAddr;
+use crate::protocol::write;
 
 /// What `ASKING` is on the wire.
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
@@ -153,7 +154,16 @@ impl Link {
         self.push_internal(ASKING);
     }
 
-    fn push_internal(&self, request: &'static [u8]) {
+    /// Queues the end of another link to the same node, which was given up with writes in doubt. By number
+    /// and address: a node that was restarted in between may have given the number to somebody else.
+    pub(super) fn push_kill(&self, client_id: u64, addr: &str) {
+        let (id, mut request) = (client_id.to_string(), Vec::new());
+        let words = ["CLIENT", "KILL", "ID", &id, "ADDR", addr];
+        write::request(&mut request, words.iter().map(|word| word.as_bytes()));
+        self.push_internal(&request);
+    }
+
+    fn push_internal(&self, request: &[u8]) {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
         let ticket = Ticket { seq: 0, part: 0 };

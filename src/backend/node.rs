@@ -34,16 +34,17 @@ pub struct Node {
     slots: Vec<Slot>,
     /// Links that were replaced before their last reply had come.
     leaving: RefCell<Vec<Rc<Link>>>,
+    /// Links that ended with writes in doubt: to be killed at the node before anything else is sent there.
+    old: RefCell<Vec<OldLink>>,
     failures: Cell<u32>,
     down: Cell<Option<Down>>,
     retired: Cell<bool>,
 }
 
-/// One place for a link: the link that is there now, and those to be killed before the next one.
+/// One place for a link: the link that is there now.
 #[derive(Debug, Default)]
 struct Slot {
     link: RefCell<Option<Rc<Link>>>,
-    old: RefCell<Vec<OldLink>>,
 }
 
 thread_local! {
@@ -56,7 +57,8 @@ impl Node {
     pub fn new(addr: NodeAddr, backend: Rc<Backend>) -> Rc<Self> {
         let slots = (0..2 * backend.settings.connections_per_node).map(|_| Slot::default()).collect();
         let (failures, down, retired) = (Cell::new(0), Cell::new(None), Cell::new(false));
-        Rc::new(Node { addr, backend, slots, leaving: RefCell::default(), failures, down, retired })
+        let (leaving, old) = (RefCell::default(), RefCell::default());
+        Rc::new(Node { addr, backend, slots, leaving, old, failures, down, retired })
     }
 
     /// Where it is.
@@ -100,14 +102,14 @@ impl Node {
         let before = self.slots[slot].link.replace(Some(link.clone()));
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         self.backend.metrics.dials.add(1);
-        tokio::task::spawn_local(self.clone().run(link.clone(), protocol, slot));
+        tokio::task::spawn_local(self.clone().run(link.clone(), protocol));
         Ok(link)
     }
 
     /// A link's whole life.
-    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, slot: usize) {
+    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol) {
         let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
-        let old = self.slots[slot].old.borrow().clone();
+        let old = self.old.borrow().clone();
         let opened =
             handshake::open(&self.addr, protocol, credentials.as_ref(), &link.name, &old, *connect_timeout)
                 .await;
@@ -115,7 +117,7 @@ impl Node {
             Ok(opened) => opened,
             Err(error) => return self.dial_failed(&link, &error),
         };
-        self.slots[slot].old.borrow_mut().retain(|link| !old.iter().any(|o| o.client_id == link.client_id));
+        self.old.borrow_mut().retain(|link| !old.iter().any(|o| o.client_id == link.client_id));
         if self.failures.replace(0) > 0 {
             tracing::info!(node = %self.addr, "connected again");
         }
@@ -132,7 +134,13 @@ impl Node {
             // The node must neither read nor execute what is in doubt, now or after it goes on.
             _ = set_linger_zero(&connection.stream);
             if let Some(client_id) = opened.client_id {
-                self.slots[slot].old.borrow_mut().push(OldLink { client_id, name: link.name.clone() });
+                // A later command of the same client may go down a link that is there already.
+                if let Ok(addr) = connection.stream.local_addr() {
+                    let addr = addr.to_string();
+                    let others = self.links().filter(|other| other.takes_commands());
+                    others.for_each(|other| other.push_kill(client_id, &addr));
+                }
+                self.old.borrow_mut().push(OldLink { client_id, name: link.name.clone() });
             }
         }
         if !self.retired.get() {
