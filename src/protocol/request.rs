@@ -30,6 +30,12 @@ pub struct RequestLimits {
     pub unauthenticated: bool,
 }
 
+impl RequestLimits {
+    /// For a request that was framed, and so held to its limits, before.
+    pub const NONE: RequestLimits =
+        RequestLimits { arguments: usize::MAX >> 1, bytes: usize::MAX, unauthenticated: false };
+}
+
 /// Why a request can't be framed; the connection is closed after the reply `-ERR Protocol error: …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {

@@ -110,11 +110,6 @@ impl Routes {
         slots
     }
 
-    /// Whether every slot has an owner.
-    pub fn all_covered(&self) -> bool {
-        self.table.is_some() && self.uncovered.is_empty()
-    }
-
     /// A slot that has an owner, at random.
     pub fn any_slot(&self) -> Option<u16> {
         let start = fastrand::usize(..SLOTS);

@@ -247,9 +247,11 @@ fn conflict(earlier: &[u8], later: &[u8], later_spec: &Spec) -> bool {
 }
 
 /// The keys of a request that was framed and planned before.
-fn keys<'a>(framer: &'a mut RequestFramer, request: &'a [u8]) -> Option<(&'static Spec, Vec<&'a [u8]>)> {
-    let limits = RequestLimits { arguments: usize::MAX >> 1, bytes: usize::MAX, unauthenticated: false };
-    framer.next(request, &limits).ok()??;
+pub(super) fn keys<'a>(
+    framer: &'a mut RequestFramer,
+    request: &'a [u8],
+) -> Option<(&'static Spec, Vec<&'a [u8]>)> {
+    framer.next(request, &RequestLimits::NONE).ok()??;
     let args = framer.args(request);
     let spec = resolve(&args).ok()?;
     let mut keys = Vec::new();

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::gather::Gather;
-use super::lanes::{Held, Lanes, Next};
+use super::lanes::{Held, Lanes, Next, keys};
 use super::pending::{Progress, State};
 use super::recover::backoff;
 use crate::backend::{Down, Link, Reply, Ticket};
-use crate::command::{Route, resolve};
+use crate::command::Route;
 use crate::error::ClientError;
-use crate::protocol::{Protocol, RequestFramer, RequestLimits};
+use crate::protocol::{Protocol, RequestFramer};
 use crate::route::Routes;
 use crate::topology::Cause;
 
@@ -245,11 +245,5 @@ impl Session {
 }
 
 fn has_several_keys(request: &[u8]) -> bool {
-    let limits = RequestLimits { arguments: usize::MAX >> 1, bytes: usize::MAX, unauthenticated: false };
-    let mut framer = RequestFramer::default();
-    let Ok(Some(_)) = framer.next(request, &limits) else { return false };
-    let args = framer.args(request);
-    let mut keys = 0;
-    let spec = resolve(&args);
-    spec.is_ok_and(|spec| spec.for_each_key(&args, &mut |_| keys += 1).is_ok()) && keys > 1
+    keys(&mut RequestFramer::default(), request).is_some_and(|(_, keys)| keys.len() > 1)
 }

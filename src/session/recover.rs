@@ -144,9 +144,8 @@ impl Session {
         if spec.route != Route::Split || spec.merge == Merge::AllSucceeded {
             return false;
         }
-        let limits = RequestLimits { arguments: usize::MAX >> 1, bytes: usize::MAX, unauthenticated: false };
         let mut framer = RequestFramer::default();
-        let Ok(Some(_)) = framer.next(request, &limits) else { return false };
+        let Ok(Some(_)) = framer.next(request, &RequestLimits::NONE) else { return false };
         let args = framer.args(request);
         let Some(groups) = resolve(&args).ok().and_then(|spec| Groups::of(spec, &args).ok()) else {
             return false;
