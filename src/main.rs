@@ -1,9 +1,10 @@
 //! The slotmux program: arguments, logging, allocator, exit code.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use slotmux::config::{Invocation, Usage};
+use slotmux::admin::health;
+use slotmux::config::{Config, DemoOptions, Invocation, Usage};
 use slotmux::{Bound, RunError, run, run_demo, server};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
@@ -18,8 +19,20 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(usage) => return ExitCode::from(Usage::report(&usage)),
     };
-    log_to_stderr(invocation.config.log.clone());
-    match start(invocation) {
+    let ended = match invocation {
+        Invocation::Serve(config) => serve(config, None),
+        Invocation::Demo(options, config) => serve(config, Some(options)),
+        Invocation::Check { file, config } => {
+            say(&format!("{file}: {}\n", config.summary()));
+            Ok(())
+        }
+        Invocation::Health(admin) => {
+            let (ready, text) = health(&admin);
+            say(&text);
+            return if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -28,7 +41,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(Invocation { config, demo }: Invocation) -> Result<(), RunError> {
+fn serve(config: Config, demo: Option<DemoOptions>) -> Result<(), RunError> {
+    log_to_stderr(config.log.clone());
     let shutdown = CancellationToken::new();
     server::cancel_on_signal(shutdown.clone())?;
     // Nobody may be reading; the proxy serves all the same.
@@ -37,6 +51,11 @@ fn start(Invocation { config, demo }: Invocation) -> Result<(), RunError> {
         Some(options) => run_demo(options, config, shutdown, announce),
         None => run(config, shutdown, announce),
     }
+}
+
+/// Prints to stdout; with nobody to read it, the exit code is all there is.
+fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// Logs to stderr. A closed stderr loses the log and nothing else.

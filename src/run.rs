@@ -10,11 +10,11 @@ use tracing::info;
 use crate::admin;
 use crate::backend::DialGate;
 use crate::command::Family;
-use crate::config::{Config, DemoOptions};
+use crate::config::{ClusterConfig, Config, DemoOptions, ListenerConfig};
 use crate::demo::{Cluster, ClusterOptions, DemoError};
 use crate::metrics::Metrics;
 use crate::net::{BindError, Listener};
-use crate::server::{self, Parts, WorkerDied, WorkerHandle};
+use crate::server::{self, ClusterParts, Parts, WorkerDied, WorkerHandle};
 use crate::topology::Refresh;
 
 /// Labels of the command families, by index.
@@ -88,7 +88,10 @@ pub fn run_demo(
     let options = ClusterOptions { primaries, replicas_per_primary: replicas, ..ClusterOptions::default() };
     let cluster = Cluster::start(options)?;
     let seeds = cluster.seeds();
-    config.seeds = seeds.iter().filter_map(|seed| seed.parse().ok()).collect();
+    let found: Vec<_> = seeds.iter().filter_map(|seed| seed.parse().ok()).collect();
+    for seedless in &mut config.clusters {
+        Arc::make_mut(seedless).seeds.clone_from(&found);
+    }
     run(config, shutdown, |bound| {
         on_listening(bound);
         let text = format!("\n{}\n{}", cluster.describe(), what_to_try(bound, &seeds));
@@ -121,8 +124,9 @@ async fn serve(
     shutdown: CancellationToken,
     on_listening: impl FnOnce(&Bound),
 ) -> Result<(), RunError> {
-    let listeners: Vec<Listener> = config.listen.iter().map(Listener::bind).collect::<Result<_, _>>()?;
-    let admin = config.admin.as_ref().map(Listener::bind).transpose()?;
+    let bind = |listener: &ListenerConfig| Listener::bind(&listener.addr, listener.mode);
+    let listeners: Vec<Listener> = config.listeners.iter().map(bind).collect::<Result<_, _>>()?;
+    let admin = config.admin.as_ref().map(|addr| Listener::bind(addr, None)).transpose()?;
     let bound = Bound {
         listeners: listeners.iter().map(|listener| listener.local_addr().to_owned()).collect(),
         admin: admin.as_ref().map(|listener| listener.local_addr().to_owned()),
@@ -132,15 +136,17 @@ async fn serve(
     let config = Arc::new(config);
     let metrics = Metrics::new(FAMILIES, config.workers);
     let gate = Arc::new(DialGate::default());
-    let credentials = Parts::credentials(&config);
-    let refresh = Refresh::new(config.seeds.clone(), credentials, gate.clone(), metrics.control().clone());
-    let topology = refresh.shared();
-    let parts =
-        Parts { config: config.clone(), topology: topology.clone(), gate, shutdown: shutdown.clone() };
+    let (clusters, refreshers) = clusters(&config, &gate, &metrics);
+    let topologies: Vec<_> = clusters.iter().map(|cluster| cluster.topology.clone()).collect();
+    let parts = Parts { config: config.clone(), clusters, shutdown: shutdown.clone() };
     let workers = start_workers(&metrics, &parts)?;
-    tokio::spawn(refresh.run());
+    for refresh in refreshers {
+        tokio::spawn(refresh.run());
+    }
     if let Some(listener) = admin {
-        let ready: admin::Ready = Arc::new(move || topology.snapshot().is_some());
+        // From one table on: commands for a cluster that is not known yet wait.
+        let ready: admin::Ready =
+            Arc::new(move || topologies.iter().any(|topology| topology.snapshot().is_some()));
         // Not ended by `shutdown`: a drain that takes long can be watched.
         let alive = CancellationToken::new();
         tokio::spawn(admin::serve(listener, Arc::clone(&metrics), ready, alive));
@@ -150,6 +156,18 @@ async fn serve(
     on_listening(&bound);
     server::serve(listeners, &workers, &config.limits, metrics.control(), &shutdown).await?;
     Ok(())
+}
+
+/// What the workers need of each cluster, and the tasks that keep its topology.
+fn clusters(config: &Config, gate: &Arc<DialGate>, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
+    let start = |cluster: &Arc<ClusterConfig>| {
+        let credentials = ClusterParts::credentials(cluster);
+        let control = metrics.control().clone();
+        let refresh = Refresh::new(cluster.seeds.clone(), credentials, gate.clone(), control);
+        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate: gate.clone() };
+        (parts, refresh)
+    };
+    config.clusters.iter().map(start).unzip()
 }
 
 fn start_workers(metrics: &Metrics, parts: &Parts) -> io::Result<Vec<WorkerHandle>> {

@@ -3,21 +3,46 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
 
-use slotmux::config::BOUNDS;
+use slotmux::config::{BOUNDS, SETTINGS, Scope};
 use slotmux::error::{ErrorKind, Repeat};
 use slotmux::metrics::DECLARED;
 
 const README: &str = include_str!("../README.md");
+const ANNOTATED: &str = include_str!("../config/slotmux.yaml");
+
+#[test]
+fn every_setting_has_its_row() {
+    let mut table = String::from("| in the file | flag | default | what |\n|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let flag =
+            setting.flag.map(|flag| format!("`--{flag} {}", setting.value).trim_end().to_owned() + "`");
+        let default =
+            if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+        let (path, flag, what) = (setting.path(), flag.unwrap_or_default(), setting.what);
+        writeln!(table, "| `{path}` | {flag} | {default} | {what} |").unwrap();
+    }
+    assert_section("settings", &table);
+}
 
 #[test]
 fn every_bound_has_its_row() {
-    let mut table =
-        String::from("| bound | default | reason | metric | at the bound |\n|---|---|---|---|---|\n");
+    let mut table = String::from(
+        "| bound | of | default | reason | metric | at the bound |\n|---|---|---|---|---|---|\n",
+    );
     for bound in BOUNDS {
-        let (flag, what) = (bound.flag, bound.what);
+        let of = match bound.scope {
+            Scope::Process => "process",
+            Scope::Cluster => "cluster",
+            Scope::Listener => "listener",
+        };
+        let (name, flag, what) = (bound.name, bound.flag, bound.what);
         let (default, reason, metric, at) = (bound.default, bound.reason, bound.metric, bound.at_bound);
-        writeln!(table, "| `--{flag}`: {what} | `{default}` | {reason} | `{metric}` | {at} |").unwrap();
+        let row =
+            format!("| `{name}`, `--{flag}`: {what} | {of} | `{default}` | {reason} | `{metric}` | {at} |");
+        writeln!(table, "{row}").unwrap();
     }
     assert_section("bounds", &table);
 }
@@ -44,6 +69,57 @@ fn every_error_has_its_row() {
         writeln!(table, "| `{}` | {repeat} |", kind.label()).unwrap();
     }
     assert_section("errors", &table);
+}
+
+#[test]
+fn the_help_and_the_annotated_file_have_every_key_and_flag() {
+    let help = Command::new(env!("CARGO_BIN_EXE_slotmux")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for flag in
+        SETTINGS.iter().filter_map(|setting| setting.flag).chain(BOUNDS.iter().map(|bound| bound.flag))
+    {
+        let line =
+            |line: &str| line.trim_start().trim_start_matches("-h, ").starts_with(&format!("--{flag}"));
+        assert!(help.lines().any(line), "--help lacks --{flag}:\n{help}");
+    }
+    for setting in SETTINGS.iter().filter(|setting| setting.flag.is_none()) {
+        assert!(help.contains(&setting.path()), "--help lacks {}:\n{help}", setting.path());
+    }
+    let names = SETTINGS.iter().map(|setting| setting.key).chain(BOUNDS.iter().map(|bound| bound.name));
+    for key in names {
+        let key = key.rsplit('.').next().unwrap();
+        let line = |line: &str| line.trim_start_matches([' ', '-', '#']).starts_with(&format!("{key}:"));
+        assert!(ANNOTATED.lines().any(line), "config/slotmux.yaml lacks `{key}:`");
+    }
+    for bound in BOUNDS {
+        let line = format!("{}: {}", bound.name, bound.default);
+        assert!(ANNOTATED.contains(&line), "config/slotmux.yaml lacks the default `{line}`");
+    }
+}
+
+#[test]
+fn the_examples_have_no_mistake() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let secrets = tempfile::tempdir().unwrap();
+    let password = secrets.path().join("password");
+    std::fs::write(&password, "secret\n").unwrap();
+    let mut checked = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        // The examples name files that are there where they are used.
+        let text = text.replace("/run/secrets/", &format!("{}/", secrets.path().display()));
+        for name in text.split("file: ").skip(1).filter_map(|rest| rest.split(['\n', ' ', '}']).next()) {
+            std::fs::write(name, "secret\n").unwrap();
+        }
+        let file = secrets.path().join("slotmux.yaml");
+        std::fs::write(&file, text).unwrap();
+        let mut check = Command::new(env!("CARGO_BIN_EXE_slotmux"));
+        let output = check.arg("check").arg(&file).env("REDIS_PASSWORD", "secret").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && output.stdout.ends_with(b"\n"), "{said}");
+        checked += 1;
+    }
+    assert_eq!(checked, 4);
 }
 
 #[test]

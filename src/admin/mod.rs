@@ -3,6 +3,7 @@
 //! Runs on the control runtime, so that a scrape never delays a client. Every connection serves one
 //! request and has ten seconds for all of it.
 
+mod health;
 mod pages;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tracing::warn;
 
 use crate::metrics::Metrics;
 use crate::net::{Listener, Stream};
+pub use health::health;
 use pages::Pages;
 
 /// Connections at a time: scrapers and probes are a handful; further ones wait in the backlog.
@@ -92,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_pages_are_served_and_nothing_else() {
-        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
         let addr = listener.local_addr().to_owned();
         let (shutdown, is_ready) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&is_ready);

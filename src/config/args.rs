@@ -1,96 +1,116 @@
-//! The command line as written: flags and their help, every value still text.
+//! The command line as written: flags made from the tables, every value still text.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Styles;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::bounds::BoundArgs;
-use super::demo::DemoArgs;
+use super::bounds::BOUNDS;
+use super::settings::SETTINGS;
 
-/// A Redis Cluster proxy that is correct and quiet while the cluster changes
-///
-/// Plain Redis clients connect to it as if the cluster were one server: each command is hashed to its
-/// slot and forwarded to the slot's owner, and moving slots, failovers and lost connections are absorbed.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "slotmux", version, max_term_width = 100)]
-#[command(after_help = "\
+const ABOUT: &str = "A Redis Cluster proxy that is correct and quiet while the cluster changes";
+const LONG_ABOUT: &str = "\
+A Redis Cluster proxy that is correct and quiet while the cluster changes
+
+Plain Redis clients connect to it as if the cluster were one server: each command is hashed to its \
+slot and forwarded to the slot's owner, and moving slots, failovers and lost connections are absorbed.";
+const AFTER: &str = "\
 Durations are written 250ms, 30s, 2m; sizes 64KiB, 512MiB, 1GiB.
-Exit codes: 0 after a clean stop, 64 for a mistake on the command line, 1 otherwise.
-SIGTERM and SIGINT stop it: no new clients, replies in flight are delivered; a second one ends it at once.")]
-pub struct Cli {
-    /// The proxy's own flags.
-    #[command(flatten)]
-    pub args: Args,
-    #[command(subcommand)]
-    command: Option<Sub>,
-}
+Flags override what a file says. A file has all of them as keys, with _ for -, and besides:";
+const SIGNALS: &str = "\
+Exit codes: 0 after a clean stop, 64 for a mistake on the command line or in the file, 1 otherwise.
+SIGTERM and SIGINT stop it: no new clients, replies in flight are delivered; a second one ends it at once.";
 
-#[derive(Clone, Debug, Subcommand)]
-enum Sub {
-    /// Start a throwaway cluster of real servers and put the proxy in front of it
-    ///
-    /// The servers run in a temporary folder on free ports; Ctrl-C leaves nothing behind.
-    Demo(DemoArgs),
-}
+/// Flags whose settings are about who may come in, by the heading that they stand under.
+const ACCESS: &[&str] = &["cluster-password-file", "cluster-user", "client-password-file", "unprotected"];
 
-impl Cli {
-    pub(super) fn demo(&self) -> Option<&DemoArgs> {
-        self.command.as_ref().map(|Sub::Demo(demo)| demo)
+/// The values of the flags that were given, by flag. A flag without a value has none in its list.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flags(HashMap<&'static str, Vec<String>>);
+
+impl Flags {
+    /// The values of a flag, in their order, if it was given.
+    pub(super) fn values(&self, flag: &str) -> Option<&[String]> {
+        self.0.get(flag).map(Vec::as_slice)
+    }
+
+    pub(super) fn read(matches: &ArgMatches) -> Self {
+        let mut flags = HashMap::new();
+        let settings = SETTINGS.iter().filter_map(|setting| Some((setting.flag?, setting.value)));
+        for (flag, value) in settings.chain(BOUNDS.iter().map(|bound| (bound.flag, bound.unit))) {
+            if value.is_empty() {
+                if matches.get_flag(flag) {
+                    flags.insert(flag, Vec::new());
+                }
+            } else if let Some(values) = matches.get_many::<String>(flag) {
+                flags.insert(flag, values.cloned().collect());
+            }
+        }
+        Self(flags)
     }
 }
 
-/// The flags of the proxy. They may stand behind a subcommand too.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    /// Nodes of the cluster, one of which must answer at the start
-    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT,…")]
-    pub seeds: Vec<String>,
+/// The whole command line.
+pub(super) fn command() -> Command {
+    let config = Arg::new("config").long("config").global(true).value_name("FILE");
+    let primaries = Arg::new("primaries").long("primaries").value_name("N").default_value("3");
+    let replicas = Arg::new("replicas").long("replicas").value_name("N").default_value("1");
+    Command::new("slotmux")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .long_about(LONG_ABOUT)
+        .styles(Styles::plain())
+        .max_term_width(100)
+        .after_help(format!("{AFTER}\n{}\n{SIGNALS}", file_only()))
+        .arg(config.help("A file in YAML with the settings"))
+        .args(settings())
+        .next_help_heading("Bounds")
+        .args(bounds())
+        .next_help_heading(None)
+        .subcommand(
+            Command::new("demo")
+                .about("Start a throwaway cluster of real servers and put the proxy in front of it")
+                .arg(primaries.help("Primaries of the cluster; it needs three"))
+                .arg(replicas.help("Replicas of each primary")),
+        )
+        .subcommand(
+            Command::new("check")
+                .about("Say everything that is wrong with a file, and start nothing")
+                .arg(Arg::new("file").value_name("FILE").required(true).help("The file in YAML")),
+        )
+        .subcommand(Command::new("health").about(
+            "Ask the proxy that runs with the same --admin or --config whether it is ready: exit code 0 or 1",
+        ))
+}
 
-    /// Where clients connect: HOST:PORT or unix:/path; may be repeated; port 0 takes a free one
-    /// [default: 127.0.0.1:6379, for the demo 127.0.0.1:7379]
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    pub listen: Vec<String>,
+fn settings() -> impl Iterator<Item = Arg> {
+    SETTINGS.iter().filter_map(|setting| {
+        let flag = setting.flag?;
+        let mut help = setting.what.to_owned();
+        if !setting.default.is_empty() && !setting.value.is_empty() {
+            help += &format!(" [default: {}]", setting.default);
+        }
+        let arg = Arg::new(flag).long(flag).global(true).help(help);
+        let arg = if ACCESS.contains(&flag) { arg.help_heading("Access") } else { arg };
+        Some(match setting.value {
+            "" => arg.action(ArgAction::SetTrue),
+            value => {
+                let arg = arg.value_name(value).action(ArgAction::Append);
+                if value.ends_with('…') { arg.value_delimiter(',') } else { arg }
+            }
+        })
+    })
+}
 
-    /// Where /metrics, /healthz and /readyz are served; `off` serves none
-    #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:9400")]
-    pub admin: String,
+fn bounds() -> impl Iterator<Item = Arg> {
+    BOUNDS.iter().map(|bound| {
+        let help = format!("{} [default: {}]", bound.what, bound.default);
+        Arg::new(bound.flag).long(bound.flag).global(true).value_name(bound.unit).help(help)
+    })
+}
 
-    /// Worker threads [default: one per core]
-    #[arg(long, global = true, value_name = "N")]
-    pub workers: Option<String>,
-
-    /// Shared connections per worker and node
-    #[arg(long, global = true, value_name = "N", default_value = "1")]
-    pub connections_per_node: String,
-
-    /// Across what a client's commands keep their order: `key` or `connection`
-    #[arg(long, global = true, value_name = "ACROSS", default_value = "key")]
-    pub ordering: String,
-
-    /// Poll for a moment before sleeping while that pays: `auto` or `off`
-    #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
-    pub spin: String,
-
-    /// What to log on stderr: error, warn, info, debug, trace, or per module `info,slotmux::topology=debug`
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
-    pub log_level: String,
-
-    /// File with the nodes' password; or set SLOTMUX_CLUSTER_PASSWORD
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Access")]
-    pub cluster_password_file: Option<PathBuf>,
-
-    /// The nodes' ACL user
-    #[arg(long, global = true, value_name = "NAME", env = "SLOTMUX_CLUSTER_USER", help_heading = "Access")]
-    pub cluster_user: Option<String>,
-
-    /// File with the password that clients must give; or set SLOTMUX_CLIENT_PASSWORD
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Access")]
-    pub client_password_file: Option<PathBuf>,
-
-    /// Let other machines connect without a client password
-    #[arg(long, global = true, help_heading = "Access")]
-    pub unprotected: bool,
-
-    #[command(flatten)]
-    pub(super) bounds: BoundArgs,
+/// The keys that a file may have and no flag gives.
+fn file_only() -> String {
+    let lines = SETTINGS.iter().filter(|setting| setting.flag.is_none());
+    lines.map(|setting| format!("  {}: {}\n", setting.path(), setting.what)).collect()
 }

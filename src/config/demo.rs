@@ -1,19 +1,8 @@
 //! The options of `slotmux demo`.
 
+use clap::ArgMatches;
+
 use super::mistakes::Mistakes;
-use super::read_count;
-
-/// As written.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct DemoArgs {
-    /// Primaries of the cluster; it needs three
-    #[arg(long, value_name = "N", default_value = "3")]
-    primaries: String,
-
-    /// Replicas of each primary
-    #[arg(long, value_name = "N", default_value = "1")]
-    replicas: String,
-}
 
 /// The shape of the demo's cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +17,16 @@ pub struct DemoOptions {
 const MOST: usize = 30;
 
 impl DemoOptions {
-    pub(super) fn read(args: &DemoArgs, mistakes: &mut Mistakes) -> Self {
-        let primaries = read_count("primaries", &args.primaries, MOST, mistakes);
-        if primaries < 3 && mistakes.is_silent_on("primaries") {
-            mistakes.add("primaries", format!("{primaries} cannot elect a new primary: a cluster needs 3"));
-        }
-        let replicas = match args.replicas.as_str() {
-            "0" => 0,
-            text => read_count("replicas", text, MOST, mistakes),
+    pub(super) fn read(matches: &ArgMatches, mistakes: &mut Mistakes) -> Self {
+        let mut count = |flag: &str, least: usize, why: &str| {
+            let text = matches.get_one::<String>(flag).map_or("", String::as_str);
+            text.parse().ok().filter(|count| (least..=MOST).contains(count)).unwrap_or_else(|| {
+                mistakes
+                    .add(format!("--{flag}"), format!("`{text}` is no number from {least} to {MOST}{why}"));
+                least
+            })
         };
-        Self { primaries, replicas }
+        let primaries = count("primaries", 3, ": fewer cannot elect a new primary");
+        Self { primaries, replicas: count("replicas", 0, "") }
     }
 }

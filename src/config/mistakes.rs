@@ -1,34 +1,38 @@
-//! What is wrong with a command line, all of it at once.
+//! What is wrong with a command line and a configuration file, all of it at once.
 
 use std::fmt;
 use std::io::Write;
 
-/// The exit code for a command line that cannot be used, `EX_USAGE` of `sysexits.h`.
+/// The exit code for a command line or a file that cannot be used, `EX_USAGE` of `sysexits.h`.
 pub const EXIT_USAGE: u8 = 64;
 
-/// Every mistake of a command line, each with its flag and what would be right.
+/// Every mistake, each with where it is, `--flag` or `FILE: path.in[0].it`, and what would be right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mistakes(Vec<(&'static str, String)>);
+pub struct Mistakes(Vec<(String, String)>);
 
 impl Mistakes {
-    pub(super) fn add(&mut self, flag: &'static str, text: String) {
-        self.0.push((flag, text));
+    pub(super) fn add(&mut self, at: impl Into<String>, text: impl Into<String>) {
+        let mistake = (at.into(), text.into());
+        // What holds for several clusters or listeners is read once for each.
+        if !self.0.contains(&mistake) {
+            self.0.push(mistake);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// True if nothing is wrong with this flag so far.
-    pub(super) fn is_silent_on(&self, flag: &str) -> bool {
-        self.0.iter().all(|(with, _)| *with != flag)
+    /// How many there are: to see whether reading something has added one.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
     }
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (flag, text) in &self.0 {
-            writeln!(f, "error: --{flag}: {text}")?;
+        for (at, text) in &self.0 {
+            writeln!(f, "error: {at}: {text}")?;
         }
         f.write_str("For more information, try 'slotmux --help'.")
     }

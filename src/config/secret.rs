@@ -1,14 +1,10 @@
 //! Passwords: where they come from, and that they are never shown.
 
-use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
-
-use super::mistakes::Mistakes;
 
 /// A password. Its `Debug` is masked, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,52 +28,27 @@ impl Secret {
     pub fn verify(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }
+
+    /// What a file holds. One line ending at its end is no part of it, as editors and `echo` add one.
+    pub(super) fn from_file(path: &str) -> Result<Self, String> {
+        let bytes = std::fs::read(Path::new(path)).map_err(|error| format!("cannot read {path}: {error}"))?;
+        Self::non_empty(bytes).ok_or_else(|| format!("{path} is empty: it must hold the password"))
+    }
+
+    /// These bytes without one line ending, unless that leaves nothing.
+    pub(super) fn non_empty(mut bytes: Vec<u8>) -> Option<Self> {
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        (!bytes.is_empty()).then(|| Self::new(bytes))
+    }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
-}
-
-/// Where a password may come from: there is no flag for its text, which every user of the machine
-/// could read in the process list.
-pub(super) struct Source {
-    pub(super) flag: &'static str,
-    pub(super) variable: &'static str,
-}
-
-pub(super) const CLUSTER: Source =
-    Source { flag: "cluster-password-file", variable: "SLOTMUX_CLUSTER_PASSWORD" };
-pub(super) const CLIENT: Source =
-    Source { flag: "client-password-file", variable: "SLOTMUX_CLIENT_PASSWORD" };
-
-/// Reads a password from its file or its variable. One line ending behind it is no part of it, as
-/// editors and `echo` add one.
-pub(super) fn read(
-    source: &Source,
-    file: Option<&Path>,
-    env: impl Fn(&str) -> Option<OsString>,
-    mistakes: &mut Mistakes,
-) -> Option<Secret> {
-    let bytes = match (file, env(source.variable)) {
-        (None, None) => return None,
-        (Some(_), Some(_)) => Err(format!("{} is set as well: give one of the two", source.variable)),
-        (None, Some(value)) => non_empty(value.into_vec(), &format!("{} is set, but", source.variable)),
-        (Some(path), None) => match std::fs::read(path) {
-            Ok(bytes) => non_empty(bytes, &path.display().to_string()),
-            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-        },
-    };
-    bytes.map(Secret::new).map_err(|text| mistakes.add(source.flag, text)).ok()
-}
-
-fn non_empty(mut bytes: Vec<u8>, origin: &str) -> Result<Vec<u8>, String> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    if bytes.is_empty() { Err(format!("{origin} is empty: it must hold the password")) } else { Ok(bytes) }
 }

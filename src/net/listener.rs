@@ -1,9 +1,10 @@
 //! Listening sockets.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -34,17 +35,17 @@ impl Listener {
     /// Binds `addr` and starts to listen. A host name is resolved here, once; IPv4 is preferred, since
     /// clients that are told `localhost` try it.
     ///
-    /// The file of a Unix socket that nobody answers on (left by a crash) is replaced.
+    /// The file of a Unix socket that nobody answers on (left by a crash) is replaced; it gets the permissions `mode`.
     ///
     /// # Errors
     /// The address cannot be resolved or bound; the text names it and says why.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn bind(addr: &ListenAddr) -> Result<Self, BindError> {
+    pub fn bind(addr: &ListenAddr, mode: Option<u32>) -> Result<Self, BindError> {
         let bound = match addr {
             ListenAddr::Tcp(host, port) => bind_tcp(host, *port),
-            ListenAddr::Unix(path) => bind_unix(path),
+            ListenAddr::Unix(path) => bind_unix(path, mode),
         };
         bound.map_err(|source| BindError { addr: addr.clone(), source })
     }
@@ -126,7 +127,7 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn bind_unix(path: &Path) -> io::Result<Listener> {
+fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<Listener> {
     let socket = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path)? => {
             std::fs::remove_file(path)?;
@@ -135,6 +136,9 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
         other => other?,
     };
     let file = SocketFile::of(path)?;
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
     let local_addr = format!("unix:{}", path.display());
     Ok(Listener { socket: ListenSocket::Unix(socket), local_addr, _file: Some(file) })
 }
@@ -183,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_survives_the_move_between_runtimes() {
-        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
         let mut client = tokio::net::TcpStream::connect(listener.local_addr()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
         assert_eq!(peer, Peer::Tcp(client.local_addr().unwrap()));
@@ -200,8 +204,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_port_is_named() {
-        let first = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-        let error = Listener::bind(&first.local_addr().parse().unwrap()).unwrap_err();
+        let first = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let error = Listener::bind(&first.local_addr().parse().unwrap(), None).unwrap_err();
         let expected = format!("cannot listen on {}: another process already does", first.local_addr());
         assert_eq!(error.to_string(), expected);
     }
@@ -214,9 +218,9 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "the standard library leaves the file");
 
-        let live = Listener::bind(&addr).unwrap();
+        let live = Listener::bind(&addr, None).unwrap();
         assert_eq!(live.local_addr(), format!("unix:{}", path.display()));
-        assert!(Listener::bind(&addr).unwrap_err().to_string().contains("another process"));
+        assert!(Listener::bind(&addr, None).unwrap_err().to_string().contains("another process"));
         let client = tokio::net::UnixStream::connect(&path).await.unwrap();
         assert_eq!(live.accept().await.unwrap().1, Peer::Unix);
         drop((client, live));
@@ -228,7 +232,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("precious");
         std::fs::write(&path, "data").unwrap();
-        let error = Listener::bind(&ListenAddr::Unix(path.clone())).unwrap_err();
+        let error = Listener::bind(&ListenAddr::Unix(path.clone()), None).unwrap_err();
         assert!(error.to_string().contains("is no socket"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
     }

@@ -24,7 +24,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listener: Listener,
-    local_addr: Arc<str>,
+    /// Its place in the configuration.
+    index: usize,
     workers: Vec<WorkerHandle>,
     max_clients: usize,
     metrics: Arc<ControlMetrics>,
@@ -41,12 +42,12 @@ struct State {
 impl Acceptor {
     pub(super) fn new(
         listener: Listener,
+        index: usize,
         workers: Vec<WorkerHandle>,
         max_clients: usize,
         metrics: Arc<ControlMetrics>,
     ) -> Self {
-        let local_addr = listener.local_addr().into();
-        Self { listener, local_addr, workers, max_clients, metrics, state: State::default() }
+        Self { listener, index, workers, max_clients, metrics, state: State::default() }
     }
 
     /// Accepts until it is dropped.
@@ -55,7 +56,7 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     if self.state.pause.take().is_some() {
-                        info!(listener = &*self.local_addr, "accepting again");
+                        info!(listener = self.listener.local_addr(), "accepting again");
                     }
                     self.take(stream, peer).await;
                 }
@@ -77,7 +78,7 @@ impl Acceptor {
         }
         let Some((permit, slot)) = reserve(&mut self.workers).await else { return };
         if let Ok(stream) = stream.into_std() {
-            permit.send(Incoming { stream, peer, local_addr: Arc::clone(&self.local_addr), slot });
+            permit.send(Incoming { stream, peer, listener: self.index, slot });
         }
     }
 
@@ -102,7 +103,7 @@ impl Acceptor {
         }
         let pause = self.state.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
         if self.state.pause.replace(pause).is_none() {
-            error!(listener = &*self.local_addr, %error, "cannot accept; trying again until it works");
+            error!(listener = self.listener.local_addr(), %error, "cannot accept; trying again until it works");
         }
         tokio::time::sleep(pause).await;
     }
@@ -148,15 +149,15 @@ mod tests {
     async fn clients_go_to_the_emptiest_worker_and_no_further_than_the_limit() {
         let metrics = Metrics::new(&[], 2);
         let ((one, mut to_one), (two, mut to_two)) = (worker(0, &metrics), worker(1, &metrics));
-        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
         let addr = listener.local_addr().to_owned();
-        let acceptor = Acceptor::new(listener, vec![one.clone(), two], 3, Arc::clone(metrics.control()));
+        let acceptor = Acceptor::new(listener, 7, vec![one.clone(), two], 3, Arc::clone(metrics.control()));
         let running = tokio::spawn(acceptor.run());
 
         let _clients = [TcpStream::connect(&addr).await.unwrap(), TcpStream::connect(&addr).await.unwrap()];
         let first = to_one.recv().await.unwrap();
         let _second = to_two.recv().await.unwrap();
-        assert_eq!(&*first.local_addr, addr);
+        assert_eq!(first.listener, 7);
         let _third = TcpStream::connect(&addr).await.unwrap();
         let third = to_one.recv().await.unwrap();
         assert_eq!(one.clients.load(Relaxed), 2);

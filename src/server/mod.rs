@@ -18,13 +18,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::Limits;
+use crate::config::ProcessLimits;
 use crate::metrics::{ControlMetrics, WorkerMetrics};
 use crate::net::{Listener, Peer, StdStream};
 
 pub use descriptors::raise_open_files;
 pub use signals::cancel_on_signal;
-pub use worker::Parts;
+pub use worker::{ClusterParts, Parts};
 
 /// New clients that wait for a worker to take them over. A worker takes them at every turn; this many
 /// are a storm of reconnecting clients, and beyond it the kernel's backlog holds them.
@@ -52,8 +52,8 @@ pub struct Incoming {
     pub stream: StdStream,
     /// Who connected.
     pub peer: Peer,
-    /// The listener's address, as in `127.0.0.1:6379` or `unix:/path`.
-    pub local_addr: Arc<str>,
+    /// The listener's place in the configuration.
+    pub listener: usize,
     /// Counts this client for as long as it is held: the worker keeps it as long as the session lives.
     pub slot: ClientSlot,
 }
@@ -87,7 +87,7 @@ impl fmt::Display for WorkerDied {
     }
 }
 
-/// Accepts clients on all listeners until `shutdown`, then closes the listeners and waits for the
+/// Accepts clients on all listeners, in the order of the configuration, until `shutdown`, then closes the listeners and waits for the
 /// workers, which watch the same token, to drain: at most `limits.drain_timeout`.
 ///
 /// # Errors
@@ -95,14 +95,14 @@ impl fmt::Display for WorkerDied {
 pub async fn serve(
     listeners: Vec<Listener>,
     workers: &[WorkerHandle],
-    limits: &Limits,
+    limits: &ProcessLimits,
     metrics: &Arc<ControlMetrics>,
     shutdown: &CancellationToken,
 ) -> Result<(), WorkerDied> {
     let mut acceptors = JoinSet::new();
-    for listener in listeners {
-        let acceptor =
-            acceptor::Acceptor::new(listener, workers.to_vec(), limits.max_clients, Arc::clone(metrics));
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let (workers, metrics) = (workers.to_vec(), Arc::clone(metrics));
+        let acceptor = acceptor::Acceptor::new(listener, index, workers, limits.max_clients, metrics);
         acceptors.spawn(shutdown.clone().run_until_cancelled_owned(acceptor.run()));
     }
     tokio::select! {

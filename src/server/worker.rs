@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
 use crate::backend::{Backend, Clock, Credentials, DialGate, SCRATCH, Settings};
-use crate::config::{Config, Spin};
+use crate::config::{ClusterConfig, Config, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
 use crate::session::{self, Worker};
@@ -27,21 +27,47 @@ static NEXT_CLIENT: AtomicU64 = AtomicU64::new(1);
 pub struct Parts {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The topology.
-    pub topology: Arc<Shared>,
-    /// Bounds the dials of the process.
-    pub gate: Arc<DialGate>,
+    /// The clusters, in the configuration's order.
+    pub clusters: Vec<ClusterParts>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
 }
 
-impl Parts {
+/// What every worker has of a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterParts {
+    /// Its part of the configuration.
+    pub config: Arc<ClusterConfig>,
+    /// Its topology.
+    pub topology: Arc<Shared>,
+    /// Bounds the dials of the process.
+    pub gate: Arc<DialGate>,
+}
+
+impl ClusterParts {
     /// What the nodes are shown.
-    pub fn credentials(config: &Config) -> Option<Credentials> {
-        config.cluster_auth.as_ref().map(|auth| Credentials {
-            user: auth.user.clone(),
-            password: String::from_utf8_lossy(auth.password.as_bytes()).into_owned(),
-        })
+    pub fn credentials(config: &ClusterConfig) -> Option<Credentials> {
+        let auth = config.auth.as_ref()?;
+        let password = String::from_utf8_lossy(auth.passwords.first()?.as_bytes()).into_owned();
+        Some(Credentials { user: auth.user.clone(), password })
+    }
+
+    /// What the clients of this cluster share on one worker.
+    fn worker(self, metrics: Arc<WorkerMetrics>, shutdown: CancellationToken, may_spin: bool) -> Rc<Worker> {
+        let ClusterParts { config, topology, gate } = self;
+        let settings = Settings {
+            credentials: Self::credentials(&config),
+            connections_per_node: config.connections_per_node,
+            connect_timeout: config.limits.connect_timeout,
+            link_timeout: config.limits.link_timeout,
+        };
+        let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+        let backend = Rc::new(Backend { settings, gate, clock: Clock::default(), metrics, scratch });
+        let worker = Worker::new(backend, topology, config, shutdown, may_spin);
+        spawn_local(worker.clone().keep());
+        let spinner = worker.clone();
+        spawn_local(async move { spinner.spin().await });
+        worker
     }
 }
 
@@ -66,20 +92,10 @@ impl WorkerHandle {
 
 /// Serves the clients that come, until the process stops and the last one is gone.
 async fn work(mut incoming: mpsc::Receiver<Incoming>, metrics: Arc<WorkerMetrics>, parts: Parts) {
-    let Parts { config, topology, gate, shutdown } = parts;
-    let settings = Settings {
-        credentials: Parts::credentials(&config),
-        connections_per_node: config.connections_per_node,
-        connect_timeout: config.limits.connect_timeout,
-        link_timeout: config.limits.link_timeout,
-    };
-    let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-    let backend =
-        Rc::new(Backend { settings, gate, clock: Clock::default(), metrics: metrics.clone(), scratch });
-    let worker = Worker::new(backend, topology, config.clone(), shutdown.clone(), may_spin(&config));
-    spawn_local(worker.clone().keep());
-    let spinner = worker.clone();
-    spawn_local(async move { spinner.spin().await });
+    let Parts { config, clusters, shutdown } = parts;
+    let may_spin = may_spin(&config);
+    let start = |cluster: ClusterParts| cluster.worker(metrics.clone(), shutdown.clone(), may_spin);
+    let workers: Vec<Rc<Worker>> = clusters.into_iter().map(start).collect();
     let clients = TaskTracker::new();
     loop {
         let client = tokio::select! {
@@ -87,13 +103,15 @@ async fn work(mut incoming: mpsc::Receiver<Incoming>, metrics: Arc<WorkerMetrics
             () = shutdown.cancelled() => break,
             client = incoming.recv() => client,
         };
-        let Some(Incoming { stream, slot, .. }) = client else { break };
+        let Some(Incoming { stream, slot, listener, .. }) = client else { break };
+        let listener = &config.listeners[listener];
         let Ok(stream) = Stream::from_std(stream) else { continue };
         metrics.connections.add(1);
         metrics.clients.add(1);
-        let (worker, metrics) = (worker.clone(), metrics.clone());
+        let (worker, metrics) = (workers[listener.cluster].clone(), metrics.clone());
+        let settings = listener.session.clone();
         clients.spawn_local(async move {
-            session::serve(stream, worker, NEXT_CLIENT.fetch_add(1, Relaxed)).await;
+            session::serve(stream, worker, settings, NEXT_CLIENT.fetch_add(1, Relaxed)).await;
             metrics.clients.sub(1);
             drop(slot);
         });

@@ -113,19 +113,19 @@ impl Turn {
     /// Whether the next request has to wait, whatever it is.
     #[inline]
     fn is_blocked(&self, planner: &Planner<'_>) -> bool {
-        let (state, limits) = (&*planner.state, &self.worker.config.limits);
+        let (state, limits) = (&*planner.state, &self.session.settings.limits);
         !state.is_idle()
             && (state.base() < self.barrier
                 || state.len() >= limits.session_in_flight
                 || state.bytes() >= IN_FLIGHT_BYTES
-                || self.full.as_ref().is_some_and(|link| link.kept() >= limits.link_queue)
-                || self.worker.config.ordering == Ordering::Connection)
+                || self.full.as_ref().is_some_and(|link| link.kept() >= self.worker.config.limits.link_queue)
+                || self.session.settings.ordering == Ordering::Connection)
             || state.out.len() >= limits.output_soft
     }
 
     /// Whether what blocked the planning may be over.
     pub(super) fn may_go_on(&self, state: &State) -> bool {
-        state.is_idle() && state.out.len() < self.worker.config.limits.output_soft && !self.closing
+        state.is_idle() && state.out.len() < self.session.settings.limits.output_soft && !self.closing
     }
 
     /// Plans one request: how many arguments and bytes it had.
@@ -135,7 +135,7 @@ impl Turn {
         input: &mut Input<'_>,
         planner: &mut Planner<'_>,
     ) -> Result<Option<(usize, usize)>, Stop> {
-        let limits = &self.worker.config.limits;
+        let limits = &self.session.settings.limits;
         let limits = RequestLimits {
             arguments: limits.max_arguments,
             bytes: limits.max_request,

@@ -1,7 +1,10 @@
 //! What the proxy answers itself, in a server's own words.
 
+use std::sync::Arc;
+
 use super::Worker;
 use crate::command::{Local, repeat, reply};
+use crate::config::SessionConfig;
 use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, Protocol, write};
 
@@ -15,15 +18,21 @@ pub(super) struct Client {
     pub(super) protocol: Protocol,
     /// Whether it may send commands.
     pub(super) authenticated: bool,
-    /// Whether it may without a password.
-    open: bool,
+    /// What its listener asks of it.
+    settings: Arc<SessionConfig>,
     name: Vec<u8>,
 }
 
 impl Client {
-    /// A client that has just connected; `open` if no password is asked for.
-    pub(super) fn new(id: u64, open: bool) -> Self {
-        Client { id, protocol: Protocol::Resp2, authenticated: open, open, name: Vec::new() }
+    /// A client that has just connected.
+    pub(super) fn new(id: u64, settings: Arc<SessionConfig>) -> Self {
+        let authenticated = settings.passwords.is_empty();
+        Client { id, protocol: Protocol::Resp2, authenticated, settings, name: Vec::new() }
+    }
+
+    /// Whether no password is asked for.
+    fn is_open(&self) -> bool {
+        self.settings.passwords.is_empty()
     }
 
     /// Appends the reply to a request that passed [`crate::command::resolve`].
@@ -41,7 +50,7 @@ impl Client {
             Local::Hello => self.hello(args, worker, out),
             Local::Auth => self.auth(args, worker, out),
             Local::Reset => {
-                *self = Client::new(self.id, self.open);
+                *self = Client::new(self.id, self.settings.clone());
                 write::simple(out, "RESET");
             }
             Local::ClientSetname => self.set_name(args.get(2), out),
@@ -65,7 +74,7 @@ impl Client {
             3 => (Some(args.get(1)), args.get(2)),
             _ => return write::error(out, "ERR syntax error"),
         };
-        if self.open && user.is_none() {
+        if self.is_open() && user.is_none() {
             return write::error(
                 out,
                 "ERR AUTH <password> called without any password configured for the default user. \
@@ -81,9 +90,9 @@ impl Client {
 
     /// As on a server, a default user without a password takes any.
     fn login(&mut self, user: Option<&[u8]>, password: &[u8], worker: &Worker) -> bool {
-        let admitted = match self.open {
+        let admitted = match self.is_open() {
             true => user.is_none_or(|user| user == crate::config::CLIENT_USER.as_bytes()),
-            false => worker.config.admits(user, password),
+            false => self.settings.admits(user, password),
         };
         self.authenticated |= admitted;
         if !admitted {

@@ -18,8 +18,10 @@ mod worker;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
+use crate::config::SessionConfig;
 use crate::net::Stream;
 
 use pending::State;
@@ -30,6 +32,8 @@ pub use worker::Worker;
 pub struct Session {
     id: u64,
     worker: Rc<Worker>,
+    /// What its listener's clients are subject to.
+    settings: Arc<SessionConfig>,
     wakeup: Wakeup,
     state: RefCell<State>,
 }
@@ -75,9 +79,9 @@ impl Session {
 }
 
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
-pub async fn serve(stream: Stream, worker: Rc<Worker>, id: u64) {
-    let session =
-        Rc::new(Session { id, worker: worker.clone(), wakeup: Wakeup::default(), state: RefCell::default() });
+pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
+    let (wakeup, state) = (Wakeup::default(), RefCell::default());
+    let session = Rc::new(Session { id, worker: worker.clone(), settings, wakeup, state });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;

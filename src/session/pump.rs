@@ -135,7 +135,7 @@ impl Session {
         if held.forbidden {
             return Step::Fail(Failure::Forbidden);
         }
-        let deadline = started + self.worker.config.limits.command_deadline.as_nanos() as u64;
+        let deadline = started + self.settings.limits.command_deadline.as_nanos() as u64;
         let expired = now >= deadline;
         let tables = routes.tables();
         let new_table = held.tables != u64::MAX && held.tables != tables;
@@ -189,7 +189,7 @@ impl Session {
 
     /// Whether something has lasted for longer than a whole deadline: then waiting helps nobody.
     fn is_long(&self, since: Instant) -> bool {
-        since.elapsed() > self.worker.config.limits.command_deadline
+        since.elapsed() > self.settings.limits.command_deadline
     }
 
     fn wait_or_fail(

@@ -53,7 +53,7 @@ pub(super) struct Turn {
 impl Turn {
     pub(super) fn new(session: Rc<Session>, stream: Stream) -> Self {
         let worker = session.worker.clone();
-        let client = Client::new(session.id, worker.config.client_password.is_none());
+        let client = Client::new(session.id, session.settings.clone());
         Turn {
             session,
             worker,
@@ -139,7 +139,7 @@ impl Turn {
     ///
     /// Where planning was not stopped the input is part of one request, which `max_request` bounds.
     fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
-        let full = stop == Stop::Blocked && self.input.len() >= self.worker.config.limits.input_hard;
+        let full = stop == Stop::Blocked && self.input.len() >= self.session.settings.limits.input_hard;
         if self.eof || self.closing || full {
             return Poll::Pending;
         }

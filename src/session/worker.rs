@@ -1,4 +1,4 @@
-//! What all sessions of one worker share.
+//! What all sessions of one worker that use the same cluster share.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use super::Session;
 use super::pending::State;
 use super::spin::Spin;
 use crate::backend::Backend;
-use crate::config::Config;
+use crate::config::ClusterConfig;
 use crate::route::Routes;
 use crate::topology::Shared;
 
@@ -25,7 +25,7 @@ const ROUNDS: u32 = 4;
 /// makes sense.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// One worker: a thread, its routes, its nodes' links and its sessions.
+/// One cluster on one worker's thread: its routes, its nodes' links and its sessions.
 #[derive(Debug)]
 pub struct Worker {
     /// What its links share.
@@ -34,8 +34,8 @@ pub struct Worker {
     pub routes: RefCell<Routes>,
     /// To ask for a refresh, also while the routes are being changed.
     pub topology: Arc<Shared>,
-    /// The process's configuration.
-    pub config: Arc<Config>,
+    /// The cluster's part of the configuration.
+    pub config: Arc<ClusterConfig>,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
     pub drain: CancellationToken,
     pub(super) spin: Spin,
@@ -49,7 +49,7 @@ impl Worker {
     pub fn new(
         backend: Rc<Backend>,
         topology: Arc<Shared>,
-        config: Arc<Config>,
+        config: Arc<ClusterConfig>,
         drain: CancellationToken,
         may_spin: bool,
     ) -> Rc<Self> {
