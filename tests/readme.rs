@@ -8,7 +8,7 @@ use std::process::Command;
 
 use slotmux::config::{BOUNDS, SETTINGS, Scope};
 use slotmux::error::{ErrorKind, Repeat};
-use slotmux::metrics::DECLARED;
+use slotmux::metrics::{DECLARED, Reached};
 
 const README: &str = include_str!("../README.md");
 const ANNOTATED: &str = include_str!("../config/slotmux.yaml");
@@ -69,6 +69,13 @@ fn every_error_has_its_row() {
         writeln!(table, "| `{}` | {repeat} |", kind.label()).unwrap();
     }
     assert_section("errors", &table);
+}
+
+#[test]
+fn every_bound_is_counted() {
+    for bound in BOUNDS {
+        assert!(Reached::ALL.iter().any(|reached| reached.label() == bound.name), "{}", bound.name);
+    }
 }
 
 #[test]

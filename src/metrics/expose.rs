@@ -4,7 +4,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::cells::{Counter, Gauge, Histogram};
-use super::sets::{ControlMetrics, DialFailure, Redirect, Refresh, WorkerMetrics};
+use super::sets::{ControlMetrics, DialFailure, Reached, Redirect, Refresh, WorkerMetrics};
 use super::{Metrics, text};
 use crate::error::ErrorKind;
 
@@ -48,6 +48,8 @@ enum Read {
     Control(fn(&ControlMetrics) -> &Counter),
     ControlGauge(fn(&ControlMetrics) -> &Gauge),
     ControlLabelled(fn() -> Vec<&'static str>, fn(&ControlMetrics) -> &[Counter]),
+    /// How often each bound was reached, on any thread.
+    Bounds,
     Version,
     Started,
     Resident,
@@ -67,8 +69,8 @@ macro_rules! declared {
 }
 
 use Read::{
-    Control, ControlGauge, ControlLabelled, Durations, Families, Labelled, Resident, Started, Version,
-    Worker, WorkerGauge,
+    Bounds, Control, ControlGauge, ControlLabelled, Durations, Families, Labelled, Resident, Started,
+    Version, Worker, WorkerGauge,
 };
 
 declared! {
@@ -106,6 +108,7 @@ declared! {
     Gauge "slotmux_slots_uncovered" "Slots without an owner" = ControlGauge(|c| &c.slots_uncovered);
     Counter "slotmux_topology_refreshes_total" ["outcome"] "Refreshes of the slot table" =
         ControlLabelled(|| Refresh::ALL.iter().map(|kind| kind.label()).collect(), |c| &c.refreshes);
+    Counter "slotmux_bound_reached_total" ["bound"] "How often a bound took effect" = Bounds;
     Gauge "slotmux_build_info" ["version"] "1 for the version that runs" = Version;
     Gauge "process_start_time_seconds" "Start of the process since the Unix epoch" = Started;
     Gauge "process_resident_memory_bytes" "Resident memory of the process" = Resident;
@@ -174,6 +177,13 @@ impl Declared {
             ControlLabelled(labels, cells) => {
                 self.each_label(&labels(), |index| number(cells(control)[index].value()))
             }
+            Bounds => self.each_label(
+                &Reached::ALL.iter().map(|bound| bound.label()).collect::<Vec<_>>(),
+                |index| {
+                    let workers = workers.iter().map(|worker| worker.reached[index].value());
+                    number(workers.sum::<u64>() + control.reached[index].value())
+                },
+            ),
             Version => vec![self.sample(Some(env!("CARGO_PKG_VERSION")), 1.0)],
             Started => {
                 let since = metrics.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -80,6 +80,36 @@ labelled! {
     }
 }
 
+labelled! {
+    /// A bound that was reached; the labels are the bounds' names.
+    Reached {
+        /// See [`crate::config::BOUNDS`], as for all of these.
+        CommandDeadline = "command_deadline",
+        /// As above.
+        MaxRequest = "max_request",
+        /// As above.
+        MaxArguments = "max_arguments",
+        /// As above.
+        InputHard = "input_hard",
+        /// As above.
+        OutputSoft = "output_soft",
+        /// As above.
+        SessionInFlight = "session_in_flight",
+        /// As above.
+        MaxHeldBytes = "max_held_bytes",
+        /// As above.
+        LinkQueue = "link_queue",
+        /// As above.
+        LinkTimeout = "link_timeout",
+        /// As above.
+        ConnectTimeout = "connect_timeout",
+        /// As above.
+        DrainTimeout = "drain_timeout",
+        /// As above.
+        MaxClients = "max_clients",
+    }
+}
+
 /// What one worker counts. That worker's thread alone writes it.
 #[derive(Debug)]
 #[repr(align(128))] // Two workers' counts never share a cache line, or the pair that is fetched together.
@@ -116,6 +146,8 @@ pub struct WorkerMetrics {
     pub dial_failures: [Counter; DialFailure::ALL.len()],
     /// Open shared connections to nodes.
     pub links: Gauge,
+    /// How often each bound was reached, by [`Reached::index`].
+    pub reached: [Counter; Reached::ALL.len()],
 }
 
 impl WorkerMetrics {
@@ -137,6 +169,7 @@ impl WorkerMetrics {
             dials: Counter::default(),
             dial_failures: Default::default(),
             links: Gauge::default(),
+            reached: Default::default(),
         }
     }
 }
@@ -154,4 +187,6 @@ pub struct ControlMetrics {
     pub slots_uncovered: Gauge,
     /// By [`Refresh::index`].
     pub refreshes: [Counter; Refresh::ALL.len()],
+    /// How often each bound was reached that this thread keeps, by [`Reached::index`].
+    pub reached: [Counter; Reached::ALL.len()],
 }
