@@ -22,7 +22,7 @@ use std::{
 
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
-pub use proxy::{Proxy, ProxyBuilder};
+pub use proxy::{Proxy, ProxyBuilder, sum};
 pub use scripted::{
     Action, Conn, Gate, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
 };
