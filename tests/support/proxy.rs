@@ -80,6 +80,13 @@ impl Proxy {
         builder.args(&["--seeds", &seeds.join(","), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
     }
 
+    /// A proxy that a file describes, which has so many listeners.
+    #[track_caller]
+    pub fn with_config(file: &str, listeners: usize) -> Self {
+        let builder = ProxyBuilder { command: Self::command(), listeners };
+        builder.args(&["--config", file]).start()
+    }
+
     #[track_caller]
     pub fn start<S: AsRef<str>>(seeds: &[S]) -> Self {
         Self::for_seeds(seeds).start()
