@@ -90,7 +90,7 @@ impl Planner<'_> {
         if self.state.lanes.is_none()
             && !(keys > 1 && self.routes.any_open())
             && let Some(node) = self.routes.owner(slot)
-            && let Ok(link) = node.link(self.protocol, self.session.id)
+            && let Ok(link) = node.link(self.protocol, self.session.place)
             && !link.is_opening()
         {
             self.state.set_link(ticket, link.id());
@@ -102,7 +102,7 @@ impl Planner<'_> {
     #[cold]
     fn send_watched(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
         let link = match self.routes.owner(slot) {
-            Some(node) => node.link(self.protocol, self.session.id).ok(),
+            Some(node) => node.link(self.protocol, self.session.place).ok(),
             None => {
                 self.routes.refresh(Cause::Uncovered, None);
                 None

@@ -31,6 +31,8 @@ pub use worker::Worker;
 #[derive(Debug)]
 pub struct Session {
     id: u64,
+    /// Which of a node's links it uses: counted by worker, as clients are dealt out to workers in turns.
+    place: u64,
     worker: Rc<Worker>,
     /// What its listener's clients are subject to.
     settings: Arc<SessionConfig>,
@@ -81,7 +83,8 @@ impl Session {
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
 pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
-    let session = Rc::new(Session { id, worker: worker.clone(), settings, wakeup, state });
+    let session =
+        Rc::new(Session { id, place: worker.next_place(), worker: worker.clone(), settings, wakeup, state });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;

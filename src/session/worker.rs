@@ -40,6 +40,8 @@ pub struct Worker {
     pub drain: CancellationToken,
     pub(super) spin: Spin,
     sessions: RefCell<HashMap<u64, Weak<Session>>>,
+    /// How many sessions there have been.
+    places: Cell<u64>,
     /// Request bytes of the commands that are held, of all sessions.
     pub(super) held_bytes: Cell<usize>,
 }
@@ -54,9 +56,9 @@ impl Worker {
         may_spin: bool,
     ) -> Rc<Self> {
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
-        let (sessions, held_bytes) = (RefCell::default(), Cell::new(0));
+        let (sessions, places, held_bytes) = (RefCell::default(), Cell::new(0), Cell::new(0));
         let spin = Spin::new(may_spin);
-        Rc::new(Worker { spin, backend, routes, topology, config, drain, sessions, held_bytes })
+        Rc::new(Worker { spin, backend, routes, topology, config, drain, sessions, places, held_bytes })
     }
 
     /// Takes over new snapshots and looks after links and sessions, for ever.
@@ -93,6 +95,11 @@ impl Worker {
                 }
             });
         }
+    }
+
+    /// The number of a new session, by which it gets its links.
+    pub(super) fn next_place(&self) -> u64 {
+        self.places.replace(self.places.get() + 1)
     }
 
     pub(super) fn enter(&self, session: &Rc<Session>) {
