@@ -135,8 +135,7 @@ async fn serve(
     server::raise_open_files(config.limits.max_clients);
     let config = Arc::new(config);
     let metrics = Metrics::new(FAMILIES, config.workers);
-    let gate = Arc::new(DialGate::default());
-    let (clusters, refreshers) = clusters(&config, &gate, &metrics);
+    let (clusters, refreshers) = clusters(&config, &metrics);
     let topologies: Vec<_> = clusters.iter().map(|cluster| cluster.topology.clone()).collect();
     let parts = Parts { config: config.clone(), clusters, shutdown: shutdown.clone() };
     let workers = start_workers(&metrics, &parts)?;
@@ -159,12 +158,13 @@ async fn serve(
 }
 
 /// What the workers need of each cluster, and the tasks that keep its topology.
-fn clusters(config: &Config, gate: &Arc<DialGate>, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
+fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
     let start = |cluster: &Arc<ClusterConfig>| {
+        let gate = DialGate::new(cluster.limits.max_connections_per_node);
         let credentials = ClusterParts::credentials(cluster);
         let control = metrics.control().clone();
         let refresh = Refresh::new(cluster.seeds.clone(), credentials, gate.clone(), control);
-        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate: gate.clone() };
+        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate };
         (parts, refresh)
     };
     config.clusters.iter().map(start).unzip()

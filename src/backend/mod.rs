@@ -21,7 +21,7 @@ use crate::metrics::WorkerMetrics;
 use crate::net::NodeAddr;
 
 pub use clock::Clock;
-pub use gate::DialGate;
+pub use gate::{DialGate, Permit, Purpose};
 pub use handshake::{Credentials, DialError, open};
 pub use link::Link;
 pub use node::{Down, Node};
@@ -115,7 +115,7 @@ impl<'a> Request<'a> {
 pub struct Backend {
     /// How to open and watch links.
     pub settings: Settings,
-    /// Bounds the dials of the whole process.
+    /// Bounds the dials and connections of the whole process.
     pub gate: Arc<DialGate>,
     /// The worker's clock.
     pub clock: Clock,

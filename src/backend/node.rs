@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::gate::Refused;
 use super::handshake::{self, DialError};
 use super::link::{Link, OldLink, State};
-use super::{Backend, Settings};
+use super::{Backend, Permit, Purpose, Settings};
+use crate::metrics::Reached;
 use crate::net::{NodeAddr, set_linger_zero};
 use crate::protocol::Protocol;
 
@@ -96,18 +98,23 @@ impl Node {
         {
             return Err(down);
         }
-        self.backend.gate.take(&self.addr, now).map_err(|until| Down { until, since })?;
+        let permit = self.backend.gate.take(&self.addr, Purpose::Commands, now);
+        let permit = permit.map_err(|Refused { until, full }| {
+            let reached = &self.backend.metrics.reached[Reached::MaxConnectionsPerNode.index()];
+            reached.add(u64::from(full));
+            Down { until, since }
+        })?;
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
         let link = Link::new(id, self.addr.clone(), format!("slotmux-{:08x}-{id}", fastrand::u32(..)));
         let before = self.slots[slot].link.replace(Some(link.clone()));
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         self.backend.metrics.dials.add(1);
-        tokio::task::spawn_local(self.clone().run(link.clone(), protocol));
+        tokio::task::spawn_local(self.clone().run(link.clone(), protocol, permit));
         Ok(link)
     }
 
-    /// A link's whole life.
-    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol) {
+    /// A link's whole life. The permit is given back behind it, when the connection is closed.
+    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, _permit: Permit) {
         let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
         let old = self.old.borrow().clone();
         let opened =

@@ -66,13 +66,16 @@ pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mist
 
 fn config(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Config {
     keys::check(top, Scope::Process, reader.mistakes);
-    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS);
+    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS).unwrap_or_else(default_workers);
     let clusters = clusters(reader, top, demo);
+    for cluster in &clusters {
+        refuse_too_few_connections(reader, cluster, workers);
+    }
     Config {
         listeners: listeners(reader, top, &clusters, demo),
         clusters,
         admin: admin(reader, top),
-        workers: workers.unwrap_or_else(default_workers),
+        workers,
         spin: reader.choose(&settings::SPIN, &[top], [("auto", Spin::Auto), ("off", Spin::Off)]),
         limits: ProcessLimits::read(reader, &[top]),
         log: log_level(reader, top),
@@ -153,6 +156,20 @@ fn cluster(
             .number(&settings::CONNECTIONS_PER_NODE, &both, MAX_CONNECTIONS_PER_NODE)
             .unwrap_or(1),
         limits: ClusterLimits::read(reader, &both),
+    }
+}
+
+/// Each worker has its shared links for either version of the protocol, and the topology is asked over one more.
+fn refuse_too_few_connections(reader: &mut Reader<'_>, cluster: &ClusterConfig, workers: usize) {
+    let (most, each) = (cluster.limits.max_connections_per_node, cluster.connections_per_node);
+    let needed = 2 * workers * each + 1;
+    // A value that could not be read is told already.
+    if (1..needed).contains(&most) {
+        let text = format!(
+            "{most} are fewer than the {needed} that cluster {} needs: 2 × {workers} workers × {each} + 1",
+            cluster.name
+        );
+        reader.mistakes.add("max_connections_per_node", text);
     }
 }
 

@@ -102,6 +102,8 @@ labelled! {
         /// As above.
         LinkTimeout = "link_timeout",
         /// As above.
+        MaxConnectionsPerNode = "max_connections_per_node",
+        /// As above.
         ConnectTimeout = "connect_timeout",
         /// As above.
         DrainTimeout = "drain_timeout",

@@ -40,7 +40,7 @@ pub struct ClusterParts {
     pub config: Arc<ClusterConfig>,
     /// Its topology.
     pub topology: Arc<Shared>,
-    /// Bounds the dials of the process.
+    /// Bounds the dials and connections to its nodes.
     pub gate: Arc<DialGate>,
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::snapshot::{Snapshot, View, merge};
 use super::view::parse;
-use crate::backend::{Credentials, DialError, DialGate, open};
+use crate::backend::{Credentials, DialError, DialGate, Permit, Purpose, open};
 use crate::metrics::{ControlMetrics, Refresh as Outcome};
 use crate::net::NodeAddr;
 use crate::protocol::{Protocol, ReplyFramer, write};
@@ -91,10 +91,10 @@ pub struct Refresh {
     gate: Arc<DialGate>,
     metrics: Arc<ControlMetrics>,
     connections: HashMap<NodeAddr, Control>,
+    permits: HashMap<NodeAddr, Permit>,
     asked: HashMap<NodeAddr, Instant>,
-    /// How many refreshes in a row got no answer.
+    /// How many refreshes in a row got no answer, and whether that was logged.
     failures: u32,
-    /// Whether that was logged.
     warned: bool,
 }
 
@@ -110,7 +110,7 @@ impl Refresh {
         let (published, receiver) = watch::channel(0);
         let (snapshot, version) = (ArcSwapOption::empty(), ArcSwapOption::empty());
         let shared = Arc::new(Shared { snapshot, version, requests: sender, published: receiver });
-        let (connections, asked) = (HashMap::new(), HashMap::new());
+        let (connections, permits, asked) = (HashMap::new(), HashMap::new(), HashMap::new());
         Refresh {
             shared,
             requests,
@@ -120,6 +120,7 @@ impl Refresh {
             gate,
             metrics,
             connections,
+            permits,
             asked,
             failures: 0,
             warned: false,
@@ -160,8 +161,12 @@ impl Refresh {
             // Also one that may not be dialled now has had its turn.
             self.asked.insert(node.clone(), Instant::now());
             let connection = self.connections.remove(&node);
-            if connection.is_none() && self.gate.take(&node, Instant::now()).is_err() {
-                continue;
+            if connection.is_none() {
+                self.permits.remove(&node);
+                match self.gate.take(&node, Purpose::Topology, Instant::now()) {
+                    Ok(permit) => _ = self.permits.insert(node.clone(), permit),
+                    Err(_) => continue,
+                }
             }
             let credentials = self.credentials.clone();
             queries.spawn(async move {
@@ -183,6 +188,7 @@ impl Refresh {
             let (shards, covered) = (snapshot.table.shards.len(), snapshot.table.covered());
             tracing::info!(shards, covered, moved, "the topology changed");
             self.connections.retain(|addr, _| snapshot.table.known.contains_key(addr));
+            self.permits.retain(|addr, _| snapshot.table.known.contains_key(addr));
             self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
         }
         let outcome = if changed { Outcome::Changed } else { Outcome::Unchanged };
@@ -274,7 +280,7 @@ impl Refresh {
     }
 }
 
-/// A connection that is kept for the next query.
+/// Kept for the next query.
 #[derive(Debug)]
 struct Control {
     stream: TcpStream,
