@@ -80,6 +80,13 @@ impl Proxy {
         builder.args(&["--seeds", &seeds.join(","), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
     }
 
+    /// A proxy whose arguments say all, with so many listeners and an admin port.
+    pub fn with(args: &[&str], listeners: usize) -> ProxyBuilder {
+        let mut builder = ProxyBuilder { command: Self::command(), listeners: 0 }.args(args);
+        builder.listeners = listeners;
+        builder
+    }
+
     #[track_caller]
     pub fn start<S: AsRef<str>>(seeds: &[S]) -> Self {
         Self::for_seeds(seeds).start()
