@@ -132,7 +132,7 @@ async fn serve(
         admin: admin.as_ref().map(|listener| listener.local_addr().to_owned()),
     };
 
-    server::raise_open_files(config.limits.max_clients);
+    server::raise_open_files();
     let config = Arc::new(config);
     let metrics = Metrics::new(FAMILIES, config.workers);
     let (clusters, refreshers) = clusters(&config, &metrics);
