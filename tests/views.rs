@@ -8,14 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Action, Gate, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
-
-const LOW: u16 = 100;
-const HIGH: u16 = 16_000;
-
-fn key(slot: u16, name: &str) -> String {
-    format!("{{{}}}{name}", tag_of(slot))
-}
+use support::{Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key};
 
 #[test]
 fn a_node_that_knows_only_itself_does_not_empty_the_table() {
