@@ -9,6 +9,7 @@
 mod client;
 mod cluster;
 mod migration;
+mod packages;
 mod proxy;
 mod scripted;
 mod value;
@@ -22,6 +23,7 @@ use std::{
 
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
+pub use packages::{node_modules, python, python_of_old, script};
 pub use proxy::{Proxy, ProxyBuilder};
 pub use scripted::{
     Action, Conn, Gate, HIGH, LOW, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
