@@ -8,6 +8,7 @@
 
 mod client;
 mod cluster;
+mod load;
 mod migration;
 mod packages;
 mod proxy;
@@ -23,6 +24,7 @@ use std::{
 
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
+pub use load::{Done, Mix};
 pub use packages::{node_modules, python, python_of_old, script};
 pub use proxy::{Proxy, ProxyBuilder};
 pub use scripted::{
