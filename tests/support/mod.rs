@@ -11,6 +11,7 @@ mod cluster;
 mod load;
 mod migration;
 mod packages;
+mod plain;
 mod proxy;
 mod scripted;
 mod value;
@@ -26,6 +27,7 @@ pub use client::{Client, encode};
 pub use cluster::TestCluster;
 pub use load::{Done, Mix};
 pub use packages::{node_modules, python, python_of_old, script};
+pub use plain::PlainServer;
 pub use proxy::{Proxy, ProxyBuilder};
 pub use scripted::{
     Action, Conn, Gate, HIGH, LOW, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
