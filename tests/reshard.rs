@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use support::{Done, Mix, Proxy, TestCluster, slot_of};
 
-/// Slots with much traffic on few keys.
-const MIX: Mix = Mix { clients: 4, tags: 6, conflicts: true };
+const CLIENTS: usize = 4;
+const TAGS: usize = 6;
 /// So many slots are moved,
 const MOVES: usize = 60;
 /// in about this time.
@@ -21,7 +21,7 @@ const HALF: (usize, Duration) = (20, Duration::from_millis(120));
 fn move_slots(cluster: &TestCluster, done: &AtomicUsize) -> usize {
     let begun = Instant::now();
     for n in 0..MOVES {
-        let slot = slot_of(format!("{{t{}}}", n % MIX.tags));
+        let slot = slot_of(format!("t{}", n % TAGS));
         let from = cluster.owner_of(slot);
         let to = (from + 1 + n % 2) % 3;
         cluster.begin_migration(slot, from, to);
@@ -47,11 +47,13 @@ fn move_slots(cluster: &TestCluster, done: &AtomicUsize) -> usize {
 fn slots_that_move_to_and_fro_under_load_are_not_noticed() {
     let cluster = TestCluster::primaries(3);
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
-    let (moved, Done { pipelines, refused, .. }) = MIX.under(&proxy, |done| move_slots(&cluster, done));
+    let tags = (0..TAGS).map(|n| format!("t{n}")).collect();
+    let mix = Mix { clients: CLIENTS, tags, conflicts: true };
+    let (moved, Done { pipelines, refused, .. }) = mix.under(&proxy, |done| move_slots(&cluster, done));
     println!("{moved} slots moved under {pipelines} pipelines, {refused} commands refused for order's sake");
     assert!(moved > 5 && pipelines > 100);
     // Only what was on its way when a slot was opened can have been caught.
-    assert!(refused <= moved * MIX.clients, "{refused} of {pipelines}");
+    assert!(refused <= moved * CLIENTS, "{refused} of {pipelines}");
     let seen = proxy.metric_sum("slotmux_redirects_total");
     assert!(seen > 0.0, "nothing was redirected");
     assert_eq!(proxy.metric("slotmux_errors_total{kind=\"indoubt\"}"), 0.0);

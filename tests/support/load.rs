@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    panic::resume_unwind,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,8 +13,8 @@ use super::{Client, Proxy, Value, slot_of};
 /// What kind of load.
 pub struct Mix {
     pub clients: usize,
-    /// How many hash tags there are; all clients use all of them, with keys of their own.
-    pub tags: usize,
+    /// The hash tags of all keys; all clients use all of them, with keys of their own.
+    pub tags: Vec<String>,
     /// Whether a command may share a key with an earlier one of its pipeline that has several keys in one slot. If
     /// it does, and the slot is just being opened, the earlier one may be refused with TRYAGAIN for order's sake;
     /// nothing else may ever be refused.
@@ -53,13 +54,13 @@ impl Mix {
             stop.store(true, Ordering::Relaxed);
             let mut all = Done::default();
             for client in clients {
-                let done = client.join().expect("a client got the replies that it should");
+                let done = client.join().unwrap_or_else(|panic| resume_unwind(panic));
                 all.pipelines += done.pipelines;
                 all.commands += done.commands;
                 all.refused += done.refused;
                 all.slowest = all.slowest.max(done.slowest);
             }
-            (result.expect("the work is done"), all)
+            (result.unwrap_or_else(|panic| resume_unwind(panic)), all)
         })
     }
 }
@@ -97,18 +98,23 @@ impl<'a> Load<'a> {
         (self.random >> 33) as usize % n
     }
 
-    fn key(&mut self, tag: usize) -> String {
-        let key = self.below(4);
-        format!("{{t{tag}}}{}:{key}", self.me)
+    /// What the keys of some tag begin with.
+    fn tag(&mut self) -> String {
+        let tag = self.below(self.mix.tags.len());
+        format!("{{{}}}{}", self.mix.tags[tag], self.me)
+    }
+
+    fn key(&mut self, tag: &str) -> String {
+        format!("{tag}:{}", self.below(4))
     }
 
     /// Some keys: of one tag, or of many.
     fn keys(&mut self) -> Vec<String> {
-        let (tag, across) = (self.below(self.mix.tags), self.below(2) == 0);
+        let (tag, across) = (self.tag(), self.below(2) == 0);
         let mut keys: Vec<String> = Vec::new();
         for _ in 0..=self.below(4) {
-            let tag = if across { self.below(self.mix.tags) } else { tag };
-            let key = self.key(tag);
+            let key = if across { self.tag() } else { tag.clone() };
+            let key = self.key(&key);
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -117,13 +123,13 @@ impl<'a> Load<'a> {
     }
 
     fn command(&mut self) -> Command {
-        let tag = self.below(self.mix.tags);
+        let tag = self.tag();
         let value = self.below(1_000_000).to_string();
-        let list = format!("{{t{tag}}}{}:list", self.me);
+        let list = format!("{tag}:list");
         let (word, args) = match self.below(10) {
-            0 | 1 => ("SET", vec![self.key(tag), value]),
-            2 => ("GET", vec![self.key(tag)]),
-            3 => ("INCR", vec![self.key(tag)]),
+            0 | 1 => ("SET", vec![self.key(&tag), value]),
+            2 => ("GET", vec![self.key(&tag)]),
+            3 => ("INCR", vec![self.key(&tag)]),
             4 => ("MGET", self.keys()),
             5 => ("MSET", self.keys().into_iter().flat_map(|key| [key, value.clone()]).collect()),
             6 => ("DEL", self.keys()),
