@@ -87,7 +87,7 @@ fn slots_move_to_and_fro_and_nodes_come_and_go() {
     let mut cluster = TestCluster::primaries(3);
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
     let mix = Mix { clients, tags: tags_of_first(slots.min(1200)), conflicts: false };
-    let (rounds, done) = mix.under(&proxy, |_| {
+    let ((), done) = mix.under(&proxy, |_| {
         let begun = Instant::now();
         let mut rounds = 0;
         while rounds == 0 || begun.elapsed() < length {
@@ -102,9 +102,7 @@ fn slots_move_to_and_fro_and_nodes_come_and_go() {
             rounds += 1;
             println!("{slots} slots were there and back {rounds} times in {:?}", begun.elapsed());
         }
-        rounds
     });
-    assert!(rounds > 0);
     assert_unnoticed(&proxy, &done);
 }
 
@@ -135,6 +133,7 @@ fn weights_imports_calls_and_replicas_are_not_noticed() {
         let mget: Vec<&str> = ["MGET"].into_iter().chain(keys).collect();
         let values: Vec<&str> = pairs.iter().map(|(_, value)| &**value).collect();
         assert_eq!(proxy.connect().cmd(&mget), Value::bulks(&values));
+        assert_eq!(other.connect().cmd(&["DBSIZE"]), Value::Int(IMPORTED as i64));
         remove_node(&cluster, new);
 
         let id = cluster.node(0).id().to_owned();

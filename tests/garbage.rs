@@ -1,7 +1,5 @@
 //! Nodes that do what they should not: the proxy goes on, and nobody else notices.
 
-#![allow(clippy::unwrap_used)]
-
 mod support;
 
 use support::{Action, Gate, HIGH, LOW, SOON, ScriptedCluster, Value, eventually, key};
