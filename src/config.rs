@@ -57,6 +57,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Where metrics and health are served, if at all.
     pub admin: Option<ListenAddr>,
+    /// Whether the metrics show each node's durations in buckets.
+    pub per_node_histograms: bool,
     /// Worker threads, at least one.
     pub workers: usize,
     /// Whether a worker may poll before it sleeps.

@@ -85,16 +85,16 @@ fn a_read_is_not_repeated_behind_a_write_that_may_have_been_executed() {
 fn what_was_not_sent_waits_for_the_node() {
     let cluster = ScriptedCluster::start(2);
     let proxy = cluster.proxy(&[]);
-    let read = proxy.metric("slotmux_links");
+    let read = proxy.metric("slotmux_node_links{state=\"up\"}");
     cluster.node(0).down();
-    eventually(SOON, || proxy.metric("slotmux_links") < read);
+    eventually(SOON, || proxy.metric("slotmux_node_links{state=\"up\"}") < read);
     let mut client = proxy.connect();
     let commands: Vec<[String; 3]> =
         (0..50).map(|i| ["APPEND".into(), key(LOW, "a"), format!("{i},")]).collect();
     for command in &commands {
         client.send(command);
     }
-    eventually(SOON, || proxy.metric_sum("slotmux_dial_failures_total") > 2.0);
+    eventually(SOON, || proxy.metric_sum("slotmux_node_dial_failures_total") > 2.0);
     cluster.node(0).up();
     assert!(client.read_values(50).iter().all(|reply| matches!(reply, Value::Int(_))));
     let all: String = (0..50).map(|i| format!("{i},")).collect();

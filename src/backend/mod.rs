@@ -8,6 +8,8 @@ mod handshake;
 mod link;
 mod node;
 mod send_buffer;
+mod share;
+mod times;
 mod wakeup;
 
 use std::cell::RefCell;
@@ -129,6 +131,8 @@ pub struct Backend {
 /// How links are opened and watched.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What the configuration calls the cluster.
+    pub cluster: Arc<str>,
     /// What to show to the nodes.
     pub credentials: Option<Credentials>,
     /// Shared links per node and protocol version, at least 1.

@@ -75,6 +75,7 @@ fn config(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Config {
         listeners: listeners(reader, top, &clusters, demo),
         clusters,
         admin: admin(reader, top),
+        per_node_histograms: reader.is_on(&settings::PER_NODE_HISTOGRAMS, &[top]),
         workers,
         spin: reader.choose(&settings::SPIN, &[top], [("auto", Spin::Auto), ("off", Spin::Off)]),
         limits: ProcessLimits::read(reader, &[top]),

@@ -157,7 +157,7 @@ ClusterLimits, Cluster {
     connect_timeout, "connect-timeout": duration = "2s", "10ms" ..= "1m",
     what: "How long opening a connection to a node may take, its handshake included",
     reason: "a lost SYN is sent again after 1 s, so that one may be lost",
-    metric: "slotmux_dial_failures_total{kind=\"timeout\"}",
+    metric: "slotmux_node_dial_failures_total{kind=\"timeout\"}",
     at: "the next attempt, with backoff and jitter";
 }
 

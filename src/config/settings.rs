@@ -66,6 +66,8 @@ settings! {
         "Who may connect to a Unix socket, as `0660`";
     ADMIN: Process "admin", Some("admin"), "ADDRESS", "127.0.0.1:9400",
         "Where `/metrics`, `/healthz`, `/readyz` and `/topology` are served; `off` serves none";
+    PER_NODE_HISTOGRAMS: Process "metrics.per_node_histograms", Some("per-node-histograms"), "", "false",
+        "Show how long each node takes in buckets, not only the sum, the number and the longest: 20 series more per node";
     WORKERS: Process "workers", Some("workers"), "N", "one per core", "Worker threads";
     CONNECTIONS_PER_NODE: Cluster "connections_per_node", Some("connections-per-node"), "N", "1",
         "Shared connections per worker, node and protocol version", general;

@@ -56,13 +56,15 @@ impl ClusterParts {
     fn worker(self, metrics: Arc<WorkerMetrics>, shutdown: CancellationToken, may_spin: bool) -> Rc<Worker> {
         let ClusterParts { config, topology, gate } = self;
         let settings = Settings {
+            cluster: config.name.clone(),
             credentials: Self::credentials(&config),
             connections_per_node: config.connections_per_node,
             connect_timeout: config.limits.connect_timeout,
             link_timeout: config.limits.link_timeout,
         };
         let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-        let backend = Rc::new(Backend { settings, gate, clock: Clock::default(), metrics, scratch });
+        let clock = Clock::since(metrics.begun);
+        let backend = Rc::new(Backend { settings, gate, clock, metrics, scratch });
         let worker = Worker::new(backend, topology, config, shutdown, may_spin);
         spawn_local(worker.clone().keep());
         let spinner = worker.clone();

@@ -62,9 +62,7 @@ impl Planner<'_> {
             Ok((slot, keys)) => self.one(spec, slot, keys, request),
             Err(PlanError::CrossSlot) => self.fail(spec, &ClientError::CrossSlot),
             Err(PlanError::Keys(KeyError::LetServerAnswer)) => self.anywhere(spec, request),
-            Err(PlanError::Keys(error @ KeyError::Unpaired(_))) => {
-                self.answer_error(spec, &error.to_string())
-            }
+            Err(PlanError::Keys(error @ KeyError::Unpaired(_))) => self.unpaired(spec, error),
         }
     }
 
@@ -126,7 +124,7 @@ impl Planner<'_> {
         let worker = &self.session.worker;
         if !soon && worker.held_bytes.get() >= worker.config.limits.max_held_bytes {
             let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
-            worker.backend.metrics.errors[error.kind().index()].add(1);
+            worker.backend.metrics.error(self.state.command(ticket), error.kind());
             let mut text = Vec::new();
             error.append_to(&mut text);
             self.state.complete(ticket, Reply::Small(&text), self.now, &worker.backend.metrics);
@@ -153,7 +151,7 @@ impl Planner<'_> {
         let groups = match Groups::of(spec, args) {
             Ok(groups) => groups,
             Err(KeyError::LetServerAnswer) => return self.anywhere(spec, request),
-            Err(error @ KeyError::Unpaired(_)) => return self.answer_error(spec, &error.to_string()),
+            Err(error @ KeyError::Unpaired(_)) => return self.unpaired(spec, error),
         };
         if let Some(slot) = groups.single_slot() {
             return self.one(spec, slot, groups.keys(), request);
@@ -206,20 +204,22 @@ impl Planner<'_> {
 
     /// Answers with an error that the proxy makes.
     pub(super) fn fail(&mut self, spec: &'static Spec, error: &ClientError) {
-        self.session.worker.backend.metrics.errors[error.kind().index()].add(1);
-        self.answer_error(spec, &error.to_string());
+        let mut reply = Vec::new();
+        error.append_to(&mut reply);
+        self.refuse(Some(spec), error.kind(), reply);
     }
 
     /// Answers what is no command that could be planned.
-    pub(super) fn refuse(&mut self, kind: ErrorKind, reply: Vec<u8>) {
-        self.session.worker.backend.metrics.errors[kind.index()].add(1);
-        self.answer(None, reply.into());
+    pub(super) fn refuse(&mut self, spec: Option<&'static Spec>, kind: ErrorKind, reply: Vec<u8>) {
+        self.session.worker.backend.metrics.error(spec.map(|spec| spec.id), kind);
+        self.answer(spec, reply.into());
     }
 
-    fn answer_error(&mut self, spec: &'static Spec, text: &str) {
-        let mut out = Vec::new();
-        crate::protocol::write::error(&mut out, text);
-        self.answer(Some(spec), out.into());
+    /// Keys and values, or the parts of a key's definition, do not come in pairs.
+    fn unpaired(&mut self, spec: &'static Spec, error: KeyError) {
+        let mut reply = Vec::new();
+        crate::protocol::write::error(&mut reply, error.to_string());
+        self.refuse(Some(spec), ErrorKind::WrongArity, reply);
     }
 
     /// Answers a command here: the reply only keeps its place.

@@ -148,7 +148,7 @@ impl Turn {
                 self.closing = true;
                 let mut text = Vec::new();
                 error.write(&mut text);
-                planner.refuse(error.kind(), text);
+                planner.refuse(None, error.kind(), text);
                 return Ok(None);
             }
         };
@@ -167,14 +167,14 @@ impl Turn {
             }
             Err(error) if error.is_http() => {
                 self.closing = true;
-                planner.refuse(ErrorKind::Protocol, Vec::new());
+                planner.refuse(None, ErrorKind::Protocol, Vec::new());
                 return Ok(None);
             }
             Err(error) => {
                 let mut text = vec![b'-'];
                 error.write_to(&mut text);
                 text.extend_from_slice(b"\r\n");
-                planner.refuse(error.kind(), text);
+                planner.refuse(error.spec(), error.kind(), text);
                 input.advance(framed.len);
                 return Ok(Some((1, framed.len)));
             }
@@ -238,6 +238,12 @@ impl Turn {
                 *closing |= local == Local::Quit;
                 let mut reply = Vec::new();
                 client.answer(local, args, worker, &mut reply);
+                if reply.first() == Some(&b'-') {
+                    worker
+                        .backend
+                        .metrics
+                        .error(Some(spec.id), client.failed.take().unwrap_or(ErrorKind::BadArgument));
+                }
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
 use crate::config::SessionConfig;
+use crate::metrics::ServerError;
 use crate::net::Stream;
 
 use pending::State;
@@ -73,7 +74,7 @@ impl Session {
             self.watched_answer(state, ticket, request.bytes());
         }
         if reply.bytes().first() == Some(&b'-') {
-            self.worker.backend.metrics.server_errors.add(1);
+            self.worker.backend.metrics.server_error(state.command(ticket), ServerError::of(reply.bytes()));
         }
         let backend = &self.worker.backend;
         state.complete(ticket, reply, backend.clock.now(), &backend.metrics) || state.lanes.is_some()

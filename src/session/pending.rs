@@ -93,6 +93,11 @@ impl State {
         self.queue.push_back(pending);
     }
 
+    /// The place in the table of the command that `ticket` is for.
+    pub(crate) fn command(&mut self, ticket: Ticket) -> Option<u16> {
+        Some(self.get(ticket.seq)?.spec?.id)
+    }
+
     pub(crate) fn get(&mut self, seq: u64) -> Option<&mut Pending> {
         self.queue.get_mut(seq.checked_sub(self.base)? as usize)
     }
@@ -163,9 +168,12 @@ impl State {
         if let Some(pending) = self.queue.pop_front() {
             self.base += 1;
             self.bytes -= pending.len as usize;
+            let mut command = metrics.requests.len() - 1;
             if let Some(spec) = pending.spec {
                 metrics.latency[spec.family.index()].record(now.saturating_sub(pending.started));
+                command = usize::from(spec.id);
             }
+            metrics.requests[command].inc();
         }
     }
 
@@ -267,7 +275,9 @@ mod tests {
 
     #[test]
     fn a_client_that_never_pauses_is_not_watched_for_ever() {
-        let all = crate::metrics::Metrics::new(&["a"; 64], 1);
+        let (families, commands) = (&crate::command::Family::LABELS, &crate::command::NAMES);
+        let shape = crate::metrics::Shape { families, commands, workers: 1, ..Default::default() };
+        let all = crate::metrics::Metrics::new(shape);
         let (mut state, metrics) = (State::default(), &all.workers()[0]);
         let push = |state: &mut State| {
             let progress = Progress::Waiting;

@@ -12,6 +12,7 @@ use super::recover::backoff;
 use crate::backend::{Down, Link, Reply, Ticket};
 use crate::command::Route;
 use crate::error::ClientError;
+use crate::metrics::ServerError;
 use crate::protocol::{Protocol, RequestFramer};
 use crate::route::Routes;
 use crate::topology::Cause;
@@ -86,6 +87,7 @@ impl Session {
                         let Some(held) = lanes.release(slot) else { break };
                         let reply = held.history.error.unwrap_or_default();
                         let backend = &self.worker.backend;
+                        backend.metrics.server_error(state.command(held.ticket), ServerError::of(&reply));
                         state.complete(held.ticket, Reply::Large(reply), now, &backend.metrics);
                     }
                 }
@@ -229,7 +231,7 @@ impl Session {
             Failure::Cluster(error) => error,
             Failure::Forbidden => ClientError::OrderConflict,
         };
-        backend.metrics.errors[error.kind().index()].add(1);
+        backend.metrics.error(state.command(held.ticket), error.kind());
         let reply = held.history.error.unwrap_or_else(|| {
             let mut text = Vec::new();
             error.append_to(&mut text);

@@ -191,7 +191,7 @@ impl Session {
         let backend = &self.worker.backend;
         if loss.sent && !spec.is_readonly() {
             let error = ClientError::Indoubt { node: loss.node.clone() };
-            backend.metrics.errors[error.kind().index()].add(1);
+            backend.metrics.error(Some(spec.id), error.kind());
             state.lanes().took_effect(slot, ticket, request, spec);
             let mut text = Vec::new();
             error.append_to(&mut text);

@@ -14,6 +14,7 @@ use super::pending::State;
 use super::spin::Spin;
 use crate::backend::Backend;
 use crate::config::ClusterConfig;
+use crate::metrics::Phase;
 use crate::route::Routes;
 use crate::topology::Shared;
 
@@ -44,6 +45,8 @@ pub struct Worker {
     places: Cell<u64>,
     /// Request bytes of the commands that are held, of all sessions.
     pub(super) held_bytes: Cell<usize>,
+    /// How many those commands are, and since when.
+    held: Cell<(usize, u64)>,
 }
 
 impl Worker {
@@ -57,8 +60,8 @@ impl Worker {
     ) -> Rc<Self> {
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
         let (sessions, places, held_bytes) = (RefCell::default(), Cell::new(0), Cell::new(0));
-        let spin = Spin::new(may_spin);
-        Rc::new(Worker { spin, backend, routes, topology, config, drain, sessions, places, held_bytes })
+        let (spin, held) = (Spin::new(may_spin), Cell::default());
+        Rc::new(Worker { spin, backend, routes, topology, config, drain, sessions, places, held_bytes, held })
     }
 
     /// Takes over new snapshots and looks after links and sessions, for ever.
@@ -126,9 +129,13 @@ impl Worker {
     pub(super) fn count_held(&self, state: &mut State) {
         let (commands, bytes) = state.held();
         let (commands_told, bytes_told) = std::mem::replace(&mut state.held_told, (commands, bytes));
+        let (metrics, now) = (&self.backend.metrics, self.backend.clock.now());
+        let (held, since) = self.held.get();
+        metrics.phase_nanos[Phase::Redirect.index()].add((now - since).wrapping_mul(held as u64));
+        self.held.set((held + commands - commands_told, now));
         self.held_bytes.set(self.held_bytes.get() + bytes - bytes_told);
-        self.backend.metrics.held.add(commands as i64 - commands_told as i64);
-        self.backend.metrics.held_bytes.set(self.held_bytes.get() as i64);
+        metrics.held.add(commands as i64 - commands_told as i64);
+        metrics.held_bytes.add(bytes as i64 - bytes_told as i64);
     }
 
     fn each_session(&self, f: impl Fn(&Session)) {

@@ -28,7 +28,7 @@ pub use cluster::TestCluster;
 pub use load::{Done, Mix};
 pub use packages::{node_modules, python, python_of_old, script};
 pub use plain::PlainServer;
-pub use proxy::{Proxy, ProxyBuilder};
+pub use proxy::{Proxy, ProxyBuilder, sum};
 pub use scripted::{
     Action, Conn, Gate, HIGH, LOW, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
 };
