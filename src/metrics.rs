@@ -14,7 +14,9 @@ use std::time::SystemTime;
 
 pub use cells::{Counter, Gauge, Histogram};
 pub use expose::{DECLARED, Declared, Kind};
-pub use sets::{ControlMetrics, DialFailure, Reached, Redirect, Refresh, WorkerMetrics};
+pub use sets::{
+    Closed, ControlMetrics, DialFailure, Kept, LEVELS, Owner, Reached, Redirect, Refresh, WorkerMetrics,
+};
 
 /// Every metric of the process.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use super::connection::Connection;
 use super::handshake::{self, DialError};
 use super::link::{Link, OldLink, State};
 use super::{Backend, Settings};
+use crate::metrics::{DialFailure, Reached};
 use crate::net::{NodeAddr, set_linger_zero};
 use crate::protocol::Protocol;
 
@@ -102,7 +103,12 @@ impl Node {
         let before = self.slots[slot].link.replace(Some(link.clone()));
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         self.backend.metrics.dials.add(1);
-        tokio::task::spawn_local(self.clone().run(link.clone(), protocol));
+        self.backend.links.borrow_mut().insert(id, Rc::downgrade(&link));
+        let (node, running) = (self.clone(), link.clone());
+        tokio::task::spawn_local(async move {
+            node.clone().run(running, protocol).await;
+            node.backend.links.borrow_mut().remove(&id);
+        });
         Ok(link)
     }
 
@@ -130,7 +136,9 @@ impl Node {
         let mut connection = Connection::new(link.clone(), self.backend.clone(), opened.stream);
         let reason = poll_fn(|cx| connection.poll(cx)).await;
         self.backend.metrics.links.sub(1);
-        if link.close(reason) {
+        let in_doubt = link.close(reason);
+        link.tell(&self.backend.memory, 0);
+        if in_doubt {
             // The node must neither read nor execute what is in doubt, now or after it goes on.
             _ = set_linger_zero(&connection.stream);
             if let Some(client_id) = opened.client_id {
@@ -150,6 +158,9 @@ impl Node {
 
     fn dial_failed(&self, link: &Link, error: &DialError) {
         self.backend.metrics.dial_failures[error.kind().index()].add(1);
+        if error.kind() == DialFailure::Timeout {
+            self.backend.metrics.reached[Reached::ConnectTimeout.index()].add(1);
+        }
         let now = Instant::now();
         let failures = self.failures.replace(self.failures.get().saturating_add(1));
         let most = BACKOFF_MOST.min(BACKOFF_FIRST.saturating_mul(1 << failures.min(10)));
@@ -184,7 +195,8 @@ impl Node {
     /// See [`Link::check`].
     pub fn check(&self, limit: u32, idle: u32) {
         self.leaving.borrow_mut().retain(|link| !link.is_closed());
-        self.links().for_each(|link| link.check(limit, idle));
+        let given_up = self.links().filter(|link| link.check(limit, idle)).count();
+        self.backend.metrics.reached[Reached::LinkTimeout.index()].add(given_up as u64);
     }
 
     /// Whether any link has not ended.

@@ -4,7 +4,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::cells::{Counter, Gauge, Histogram};
-use super::sets::{ControlMetrics, DialFailure, Reached, Redirect, Refresh, WorkerMetrics};
+use super::sets::{
+    Closed, ControlMetrics, DialFailure, LEVELS, Owner, Reached, Redirect, Refresh, WorkerMetrics,
+};
 use super::{Metrics, text};
 use crate::error::ErrorKind;
 
@@ -48,8 +50,14 @@ enum Read {
     Control(fn(&ControlMetrics) -> &Counter),
     ControlGauge(fn(&ControlMetrics) -> &Gauge),
     ControlLabelled(fn() -> Vec<&'static str>, fn(&ControlMetrics) -> &[Counter]),
+    /// The proxy's own errors by kind; the acceptor gives one of them.
+    Errors,
     /// How often each bound was reached, on any thread.
     Bounds,
+    /// The highest share of each bound that is in use on any thread.
+    Used,
+    /// Bytes kept by owner.
+    Kept,
     Version,
     Started,
     Resident,
@@ -69,8 +77,8 @@ macro_rules! declared {
 }
 
 use Read::{
-    Bounds, Control, ControlGauge, ControlLabelled, Durations, Families, Labelled, Resident, Started,
-    Version, Worker, WorkerGauge,
+    Bounds, Control, ControlGauge, ControlLabelled, Durations, Errors, Families, Kept, Labelled, Resident,
+    Started, Used, Version, Worker, WorkerGauge,
 };
 
 declared! {
@@ -85,7 +93,7 @@ declared! {
     Gauge "slotmux_in_flight_requests" "Commands that wait for a node's reply" =
         WorkerGauge(|w| &w.in_flight);
     Counter "slotmux_errors_total" ["kind"] "Errors that the proxy itself gave to clients" =
-        Labelled(|| ErrorKind::ALL.iter().map(|kind| kind.label()).collect(), |w| &w.errors);
+        Errors;
     Counter "slotmux_server_errors_total" "Errors of nodes passed on to clients" =
         Worker(|w| &w.server_errors);
     Counter "slotmux_redirects_total" ["kind"]
@@ -94,7 +102,7 @@ declared! {
     Counter "slotmux_replays_total" "Commands sent once more" = Worker(|w| &w.replays);
     Gauge "slotmux_held_requests" "Commands that wait for a slot's owner or a retry" =
         WorkerGauge(|w| &w.held);
-    Gauge "slotmux_held_bytes" "Bytes of held commands" = WorkerGauge(|w| &w.held_bytes);
+    Gauge "slotmux_held_bytes" "Bytes of held commands" = WorkerGauge(|w| w.kept.of(Owner::Held));
     Counter "slotmux_abandoned_requests_total" "Commands dropped because their client left" =
         Worker(|w| &w.abandoned);
     Counter "slotmux_client_read_bytes_total" "Bytes read from clients" = Worker(|w| &w.bytes_in);
@@ -108,7 +116,12 @@ declared! {
     Gauge "slotmux_slots_uncovered" "Slots without an owner" = ControlGauge(|c| &c.slots_uncovered);
     Counter "slotmux_topology_refreshes_total" ["outcome"] "Refreshes of the slot table" =
         ControlLabelled(|| Refresh::ALL.iter().map(|kind| kind.label()).collect(), |c| &c.refreshes);
+    Counter "slotmux_clients_closed_total" ["reason"] "Client connections that the proxy closed" =
+        Labelled(|| Closed::ALL.iter().map(|reason| reason.label()).collect(), |w| &w.closed);
+    Gauge "slotmux_memory_bytes" ["owner"] "Bytes of buffers" = Kept;
     Counter "slotmux_bound_reached_total" ["bound"] "How often a bound took effect" = Bounds;
+    Gauge "slotmux_bound_used_ratio" ["bound"]
+        "The highest share of a bound that anybody uses now; 1 is the bound" = Used;
     Gauge "slotmux_build_info" ["version"] "1 for the version that runs" = Version;
     Gauge "process_start_time_seconds" "Start of the process since the Unix epoch" = Started;
     Gauge "process_resident_memory_bytes" "Resident memory of the process" = Resident;
@@ -184,6 +197,23 @@ impl Declared {
                     number(workers.sum::<u64>() + control.reached[index].value())
                 },
             ),
+            Errors => self.each_label(
+                &ErrorKind::ALL.iter().map(|kind| kind.label()).collect::<Vec<_>>(),
+                |index| {
+                    let given: u64 = workers.iter().map(|worker| worker.errors[index].value()).sum();
+                    let rejected = index == ErrorKind::MaxClients.index();
+                    number(given + if rejected { control.rejected.value() } else { 0 })
+                },
+            ),
+            Used => self.each_label(&LEVELS.iter().map(|bound| bound.label()).collect::<Vec<_>>(), |index| {
+                let used = workers.iter().map(|worker| worker.used[LEVELS[index].index()].value());
+                used.max().unwrap_or(0) as f64 / 1e6
+            }),
+            Kept => {
+                self.each_label(&Owner::ALL.iter().map(|owner| owner.label()).collect::<Vec<_>>(), |index| {
+                    workers.iter().map(|worker| worker.kept.of(Owner::ALL[index]).value()).sum::<i64>() as f64
+                })
+            }
             Version => vec![self.sample(Some(env!("CARGO_PKG_VERSION")), 1.0)],
             Started => {
                 let since = metrics.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::error::ErrorKind;
 macro_rules! labelled {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $kind:ident = $label:literal,)* }) => {
         $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name {
             $($(#[$doc])* $kind,)*
         }
@@ -86,6 +86,8 @@ labelled! {
         /// See [`crate::config::BOUNDS`], as for all of these.
         CommandDeadline = "command_deadline",
         /// As above.
+        CommandTimeout = "command_timeout",
+        /// As above.
         MaxRequest = "max_request",
         /// As above.
         MaxArguments = "max_arguments",
@@ -94,11 +96,19 @@ labelled! {
         /// As above.
         OutputSoft = "output_soft",
         /// As above.
+        OutputHard = "output_hard",
+        /// As above.
+        OutputGrace = "output_grace",
+        /// As above.
+        StallTimeout = "stall_timeout",
+        /// As above.
         SessionInFlight = "session_in_flight",
         /// As above.
         MaxHeldBytes = "max_held_bytes",
         /// As above.
         LinkQueue = "link_queue",
+        /// As above.
+        MaxReply = "max_reply",
         /// As above.
         LinkTimeout = "link_timeout",
         /// As above.
@@ -106,7 +116,84 @@ labelled! {
         /// As above.
         DrainTimeout = "drain_timeout",
         /// As above.
+        MaxMemory = "max_memory",
+        /// As above.
         MaxClients = "max_clients",
+    }
+}
+
+/// The bounds that have a level, which is shown as a share of the bound.
+pub const LEVELS: &[Reached] = &[
+    Reached::InputHard,
+    Reached::OutputSoft,
+    Reached::OutputHard,
+    Reached::SessionInFlight,
+    Reached::MaxHeldBytes,
+    Reached::LinkQueue,
+    Reached::MaxMemory,
+    Reached::MaxClients,
+];
+
+labelled! {
+    /// Why the proxy closed a client's connection.
+    Closed {
+        /// It exceeded `output_hard` and took no byte for `output_grace`.
+        OutputHard = "output_hard",
+        /// With `input_hard` and `output_soft` reached nothing moved for `stall_timeout`.
+        StallTimeout = "stall_timeout",
+        /// The process exceeded `max_memory`, and this client had most of it.
+        MaxMemory = "max_memory",
+        /// `on_indoubt` is `disconnect`, and a write's outcome is unknown.
+        Indoubt = "indoubt",
+        /// What it sent is no request, or exceeds a limit.
+        Protocol = "protocol",
+    }
+}
+
+labelled! {
+    /// Whose bytes are kept.
+    Owner {
+        /// What was read from clients and is not planned yet.
+        ClientInput = "client_input",
+        /// Replies that their clients have still to take.
+        ClientOutput = "client_output",
+        /// Replies that wait for those to earlier commands, and parts of replies.
+        EarlyReplies = "early_replies",
+        /// Requests of commands that are held.
+        Held = "held",
+        /// Requests kept for nodes until their replies come.
+        LinkRequests = "link_requests",
+        /// Replies that nodes have not sent in full.
+        LinkReplies = "link_replies",
+    }
+}
+
+/// What one worker keeps, by owner and in all.
+#[derive(Debug, Default)]
+pub struct Kept {
+    by_owner: [Gauge; Owner::ALL.len()],
+    all: Gauge,
+}
+
+impl Kept {
+    /// Adds bytes, or takes them away. Only the owning thread may call this.
+    #[inline]
+    pub fn add(&self, owner: Owner, bytes: i64) {
+        self.by_owner[owner as usize].add(bytes);
+        self.all.add(bytes);
+    }
+
+    /// Bytes of one owner.
+    #[must_use]
+    pub fn of(&self, owner: Owner) -> &Gauge {
+        &self.by_owner[owner as usize]
+    }
+
+    /// Bytes of all owners.
+    #[inline]
+    #[must_use]
+    pub fn all(&self) -> i64 {
+        self.all.value()
     }
 }
 
@@ -130,8 +217,12 @@ pub struct WorkerMetrics {
     pub replays: Counter,
     /// Commands that wait for a slot's owner or for a retry.
     pub held: Gauge,
-    /// The bytes of those.
-    pub held_bytes: Gauge,
+    /// Bytes kept.
+    pub kept: Kept,
+    /// How much of each bound in [`LEVELS`] is in use, in millionths, by [`Reached::index`].
+    pub used: [Gauge; Reached::ALL.len()],
+    /// Client connections that were closed, by [`Closed::index`].
+    pub closed: [Counter; Closed::ALL.len()],
     /// Commands dropped because their client left.
     pub abandoned: Counter,
     /// Commands that wait for a node's reply.
@@ -161,7 +252,9 @@ impl WorkerMetrics {
             redirects: Default::default(),
             replays: Counter::default(),
             held: Gauge::default(),
-            held_bytes: Gauge::default(),
+            kept: Kept::default(),
+            used: Default::default(),
+            closed: Default::default(),
             abandoned: Counter::default(),
             in_flight: Gauge::default(),
             bytes_in: Counter::default(),
