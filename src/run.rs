@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin;
-use crate::backend::DialGate;
+use crate::backend::{DialGate, Memory};
 use crate::command::{self, Family};
 use crate::config::{ClusterConfig, Config, DemoOptions, ListenerConfig};
 use crate::demo::{Cluster, ClusterOptions, DemoError};
@@ -140,7 +140,8 @@ async fn serve(
     });
     let (clusters, refreshers) = clusters(&config, &metrics);
     let topologies = clusters.iter().map(|cluster| cluster.topology.clone()).collect();
-    let parts = Parts { config: config.clone(), clusters, shutdown: shutdown.clone() };
+    let memory = Memory::new(config.limits.clone(), metrics.workers(), clusters.len());
+    let parts = Parts { config: config.clone(), clusters, memory, shutdown: shutdown.clone() };
     let workers = start_workers(&metrics, &parts)?;
     for refresh in refreshers {
         tokio::spawn(refresh.run());

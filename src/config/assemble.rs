@@ -13,8 +13,8 @@ use super::mistakes::Mistakes;
 use super::read::{Env, Reader, Written};
 use super::settings::{self, Scope, Setting};
 use super::{
-    ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, Ordering,
-    ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
+    ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, OnIndoubt,
+    Ordering, ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
 };
 use crate::net::{ListenAddr, NodeAddr};
 
@@ -246,6 +246,11 @@ fn listener(
             &settings::ORDERING,
             &both,
             [("key", Ordering::Key), ("connection", Ordering::Connection)],
+        ),
+        on_indoubt: reader.choose(
+            &settings::ON_INDOUBT,
+            &both,
+            [("error", OnIndoubt::Error), ("disconnect", OnIndoubt::Disconnect)],
         ),
         limits: SessionLimits::read(reader, &both),
     };

@@ -73,6 +73,9 @@ settings! {
         "Shared connections per worker, node and protocol version", general;
     ORDERING: Listener "ordering", Some("ordering"), "ACROSS", "key",
         "Across what a client's commands keep their order: `key`, or `connection` for its whole pipeline", general;
+    ON_INDOUBT: Listener "on_indoubt", Some("on-indoubt"), "HOW", "error",
+        "What a client gets for a write with an unknown outcome: `error`, or `disconnect`: its connection is closed there, \
+         after the replies to earlier commands", general;
     SPIN: Process "spin", Some("spin"), "HOW", "auto",
         "Poll for a moment before sleeping while that pays: `auto`; `off` never does";
     LOG_LEVEL: Process "log_level", Some("log-level"), "LEVEL", "info",

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::ProcessLimits;
-use crate::metrics::{ControlMetrics, WorkerMetrics};
+use crate::metrics::{ControlMetrics, Reached, WorkerMetrics};
 use crate::net::{Listener, Peer, StdStream};
 
 pub use descriptors::{affordable_clients, raise_open_files};
@@ -113,12 +113,12 @@ pub async fn serve(
         index = first_ended(workers) => return Err(WorkerDied(index)),
     }
     acceptors.shutdown().await;
-    drain(workers, limits.drain_timeout).await;
+    drain(workers, limits.drain_timeout, metrics).await;
     Ok(())
 }
 
 /// Waits for every worker to end; what still runs after `timeout` ends with the process.
-async fn drain(workers: &[WorkerHandle], timeout: Duration) {
+async fn drain(workers: &[WorkerHandle], timeout: Duration, metrics: &ControlMetrics) {
     info!(clients = clients(workers), "stopping: no new clients, delivering replies in flight");
     let all = async {
         for worker in workers {
@@ -127,7 +127,10 @@ async fn drain(workers: &[WorkerHandle], timeout: Duration) {
     };
     match tokio::time::timeout(timeout, all).await {
         Ok(()) => info!("stopped"),
-        Err(_) => warn!(clients = clients(workers), "the drain timeout passed: closing what is left"),
+        Err(_) => {
+            metrics.reached[Reached::DrainTimeout.index()].inc();
+            warn!(clients = clients(workers), "the drain timeout passed: closing what is left");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::pending::{Pending, Progress, State};
 use crate::backend::{Link, Reply, Ticket};
 use crate::command::{KeyError, Spec};
 use crate::error::{ClientError, ErrorKind};
+use crate::metrics::Reached;
 use crate::protocol::{Args, Protocol};
 use crate::route::Routes;
 use crate::route::plan::{self, Groups, PlanError};
@@ -125,6 +126,7 @@ impl Planner<'_> {
         if !soon && worker.held_bytes.get() >= worker.config.limits.max_held_bytes {
             let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
             worker.backend.metrics.error(self.state.command(ticket), error.kind());
+            worker.backend.metrics.reached[Reached::MaxHeldBytes.index()].add(1);
             let mut text = Vec::new();
             error.append_to(&mut text);
             self.state.complete(ticket, Reply::Small(&text), self.now, &worker.backend.metrics);
