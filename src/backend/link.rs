@@ -157,6 +157,7 @@ impl Link {
         if told != now {
             memory.change(Owner::LinkRequests, told.0, now.0);
             memory.change(Owner::LinkReplies, told.1, now.1);
+            memory.raise(reading, 0);
         }
     }
 

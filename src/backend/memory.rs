@@ -127,6 +127,18 @@ impl Account {
         self.shared.places[self.place].input.store(input as u64, Relaxed);
     }
 
+    /// As [`Self::publish`], of one client or link, where that is more: so that they know also while this worker is
+    /// too busy to look for its largest.
+    #[inline]
+    pub fn raise(&self, output: usize, input: usize) {
+        let place = &self.shared.places[self.place];
+        for (cell, size) in [(&place.output, output as u64), (&place.input, input as u64)] {
+            if size > cell.load(Relaxed) {
+                cell.store(size, Relaxed);
+            }
+        }
+    }
+
     /// Who has to go, by what the places have published.
     #[must_use]
     pub fn victim(&self) -> Victim {

@@ -95,7 +95,9 @@ impl Turn {
                 self.full = planner.full.take();
             }
             if self.is_blocked(&planner) {
-                self.count_blocked(&planner);
+                if !input.bytes().is_empty() {
+                    self.count_blocked(&planner);
+                }
                 return Stop::Blocked;
             }
             if keys >= TURN_KEYS || bytes >= TURN_BYTES {
@@ -106,7 +108,10 @@ impl Turn {
                     keys += arguments;
                     bytes += len;
                 }
-                Ok(None) => return Stop::Empty,
+                Ok(None) => {
+                    (self.counted, planner.state.full_since) = (0, 0);
+                    return Stop::Empty;
+                }
                 Err(stop) => return stop,
             }
         }

@@ -52,7 +52,10 @@ impl Worker {
     }
 
     fn close(&self, session: Option<&Session>) {
-        if let Some(session) = session {
+        // Who has been told to go still counts until it has gone, so that nobody goes in its place.
+        if let Some(session) = session
+            && !matches!(session.order.get(), Order::Close(_))
+        {
             self.backend.metrics.reached[Reached::MaxMemory.index()].add(1);
             session.order(Order::Close(Closed::MaxMemory));
         }
@@ -61,10 +64,6 @@ impl Worker {
     fn largest(&self) -> Largest {
         let mut largest = Largest::default();
         self.each_session(|session| {
-            // Who is about to go has gone.
-            if matches!(session.order.get(), Order::Close(_)) {
-                return;
-            }
             let state = session.state.borrow();
             if state.unread() > largest.output {
                 (largest.output, largest.reader) = (state.unread(), Some(session.clone()));

@@ -108,9 +108,6 @@ impl Turn {
         if state.cut {
             self.end_here(&mut state);
         }
-        if stop == Stop::Empty {
-            (self.counted, state.full_since) = (0, 0);
-        }
         state.not_read = self.eof || self.closing || state.full_since != 0;
         self.worker.count_kept(&mut state, self.input.capacity() + self.ahead.len());
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());

@@ -162,6 +162,7 @@ impl Worker {
         if told != now {
             self.backend.memory.change(Owner::ClientInput, told.0, now.0);
             self.backend.memory.change(Owner::ClientOutput, told.1, now.1);
+            self.backend.memory.raise(state.unread(), input);
             self.backend.memory.check();
         }
     }
