@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 pub use cells::{Counter, Gauge, Histogram};
 pub use expose::{DECLARED, Declared, Kind};
-pub use sets::{ControlMetrics, DialFailure, Redirect, Refresh, WorkerMetrics};
+pub use sets::{Cause, ControlMetrics, DialFailure, Redirect, Refresh, WorkerMetrics};
 
 /// Every metric of the process.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::demo::{Cluster, ClusterOptions, DemoError};
 use crate::metrics::Metrics;
 use crate::net::{BindError, Listener};
 use crate::server::{self, Parts, WorkerDied, WorkerHandle};
-use crate::topology::Refresh;
+use crate::topology::{Options, Refresh};
 
 /// Labels of the command families, by index.
 const FAMILIES: &[&str] = &Family::LABELS;
@@ -133,7 +133,8 @@ async fn serve(
     let metrics = Metrics::new(FAMILIES, config.workers);
     let gate = Arc::new(DialGate::default());
     let credentials = Parts::credentials(&config);
-    let refresh = Refresh::new(config.seeds.clone(), credentials, gate.clone(), metrics.control().clone());
+    let options = Options { seeds: config.seeds.clone(), credentials, ..Options::default() };
+    let refresh = Refresh::new(options, gate.clone(), metrics.control().clone());
     let topology = refresh.shared();
     let parts =
         Parts { config: config.clone(), topology: topology.clone(), gate, shutdown: shutdown.clone() };

@@ -4,7 +4,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::cells::{Counter, Gauge, Histogram};
-use super::sets::{ControlMetrics, DialFailure, Redirect, Refresh, WorkerMetrics};
+use super::sets::{Cause, ControlMetrics, DialFailure, Redirect, Refresh, WorkerMetrics};
 use super::{Metrics, text};
 use crate::error::ErrorKind;
 
@@ -106,6 +106,18 @@ declared! {
     Gauge "slotmux_slots_uncovered" "Slots without an owner" = ControlGauge(|c| &c.slots_uncovered);
     Counter "slotmux_topology_refreshes_total" ["outcome"] "Refreshes of the slot table" =
         ControlLabelled(|| Refresh::ALL.iter().map(|kind| kind.label()).collect(), |c| &c.refreshes);
+    Counter "slotmux_topology_refresh_causes_total" ["cause"] "What made the proxy refresh the slot table" =
+        ControlLabelled(
+            || Cause::ALL.iter().map(|cause| cause.label()).collect(),
+            |c| &c.refreshes_by_cause,
+        );
+    Gauge "slotmux_cluster_down" "1 while no node that is asked says that the cluster is well" =
+        ControlGauge(|c| &c.cluster_down);
+    Gauge "slotmux_cluster_refuses_all"
+        "1 while all slots are refused because one has no owner: set cluster-require-full-coverage no" =
+        ControlGauge(|c| &c.refuses_all);
+    Gauge "slotmux_foreign_seeds" "Seeds that are no part of the cluster" =
+        ControlGauge(|c| &c.foreign_seeds);
     Gauge "slotmux_build_info" ["version"] "1 for the version that runs" = Version;
     Gauge "process_start_time_seconds" "Start of the process since the Unix epoch" = Started;
     Gauge "process_resident_memory_bytes" "Resident memory of the process" = Resident;

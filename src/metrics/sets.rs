@@ -80,6 +80,22 @@ labelled! {
     }
 }
 
+labelled! {
+    /// Why the topology is asked for.
+    Cause {
+        /// The proxy has just started, or knows no cluster yet.
+        Start = "start",
+        /// Nobody asked for so long: it is time to look.
+        Periodic = "periodic",
+        /// MOVED or ASK, or a node that is not known.
+        Redirect = "redirect",
+        /// CLUSTERDOWN, READONLY, or a slot without an owner.
+        Uncovered = "uncovered",
+        /// A link was lost or refused.
+        Connection = "connection",
+    }
+}
+
 /// What one worker counts. That worker's thread alone writes it.
 #[derive(Debug)]
 #[repr(align(128))] // Two workers' counts never share a cache line, or the pair that is fetched together.
@@ -154,4 +170,12 @@ pub struct ControlMetrics {
     pub slots_uncovered: Gauge,
     /// By [`Refresh::index`].
     pub refreshes: [Counter; Refresh::ALL.len()],
+    /// The same by [`Cause::index`].
+    pub refreshes_by_cause: [Counter; Cause::ALL.len()],
+    /// 1 while none of the nodes that were asked says that the cluster is well.
+    pub cluster_down: Gauge,
+    /// 1 while the nodes refuse every slot because one of them has no owner.
+    pub refuses_all: Gauge,
+    /// Seeds that are no part of the cluster.
+    pub foreign_seeds: Gauge,
 }

@@ -1,6 +1,6 @@
 //! One worker's routing table: the snapshot, and what the nodes have said since.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,6 +40,8 @@ pub struct Routes {
     /// For each slot an index into `nodes`, or [`NO_SHARD`].
     owners: Box<[u16]>,
     nodes: Vec<Rc<Node>>,
+    /// Where each of them is in `nodes`.
+    index: HashMap<NodeAddr, u16>,
     /// Nodes without slots whose last replies are still to come.
     leaving: Vec<Rc<Node>>,
     overlay: HashMap<u16, Overlay>,
@@ -62,6 +64,7 @@ impl Routes {
             asked: HashMap::new(),
             owners: vec![NO_SHARD; SLOTS].into(),
             nodes: Vec::new(),
+            index: HashMap::new(),
             leaving: Vec::new(),
             overlay: HashMap::new(),
             open: HashMap::new(),
@@ -139,11 +142,17 @@ impl Routes {
 
     /// The index of the node at `addr`, which is made if it is not there.
     fn index_of(&mut self, addr: &NodeAddr) -> u16 {
-        if let Some(index) = self.nodes.iter().position(|node| node.addr() == addr) {
-            return index as u16;
+        match self.index.get(addr) {
+            Some(index) => *index,
+            None => self.add(Node::new(addr.clone(), self.backend.clone())),
         }
-        self.nodes.push(Node::new(addr.clone(), self.backend.clone()));
-        (self.nodes.len() - 1) as u16
+    }
+
+    fn add(&mut self, node: Rc<Node>) -> u16 {
+        let index = self.nodes.len() as u16;
+        self.index.insert(node.addr().clone(), index);
+        self.nodes.push(node);
+        index
     }
 
     /// Asks for a refresh.
@@ -163,7 +172,9 @@ impl Routes {
             self.refresh(Cause::Redirect, Some(asked));
             return Moved::Unknown;
         };
+        // Who sent the redirect names the other one: nodes that are new are not known everywhere yet.
         self.refresh(Cause::Redirect, Some(&addr));
+        self.refresh(Cause::Redirect, Some(asked));
         if self.owner(slot).is_none_or(|node| *node.addr() != addr) {
             self.owners[usize::from(slot)] = self.index_of(&addr);
             self.version += 1;
@@ -179,7 +190,7 @@ impl Routes {
     pub fn replace(&mut self, link: &Link) {
         link.retire();
         self.version += 1;
-        self.refresh(Cause::Redirect, None);
+        self.refresh(Cause::Redirect, Some(link.addr()));
     }
 
     /// Notes that `slot` is being moved.
@@ -215,18 +226,25 @@ impl Routes {
     }
 
     fn rebuild(&mut self, table: &Table) {
-        let wanted: HashSet<&NodeAddr> =
-            table.shards.iter().map(|s| &s.addr).chain(self.overlay.values().map(|o| &o.addr)).collect();
-        let (stay, go): (Vec<_>, Vec<_>) =
-            self.nodes.drain(..).partition(|node: &Rc<Node>| wanted.contains(node.addr()));
-        self.nodes = stay;
-        go.iter().for_each(|node| node.retire());
-        self.leaving.extend(go);
+        // Nodes that stay keep their links; a thousand of them must be sorted out within a millisecond.
+        let index = std::mem::take(&mut self.index);
+        let mut before: Vec<Option<Rc<Node>>> = self.nodes.drain(..).map(Some).collect();
+        let overlay: Vec<(u16, NodeAddr)> =
+            self.overlay.iter().map(|(slot, o)| (*slot, o.addr.clone())).collect();
+        for addr in table.shards.iter().map(|shard| &shard.addr).chain(overlay.iter().map(|(_, addr)| addr)) {
+            if let Some(node) = index.get(addr).and_then(|at| before[usize::from(*at)].take()) {
+                self.add(node);
+            }
+        }
+        for node in before.into_iter().flatten() {
+            node.retire();
+            self.leaving.push(node);
+        }
         let indices: Vec<u16> = table.shards.iter().map(|shard| self.index_of(&shard.addr)).collect();
         for (owner, shard) in self.owners.iter_mut().zip(&table.owners) {
             *owner = indices.get(usize::from(*shard)).copied().unwrap_or(NO_SHARD);
         }
-        for (slot, addr) in self.overlay.iter().map(|(slot, o)| (*slot, o.addr.clone())).collect::<Vec<_>>() {
+        for (slot, addr) in overlay {
             self.owners[usize::from(slot)] = self.index_of(&addr);
         }
         let owners = &self.owners;
@@ -251,7 +269,7 @@ fn refutes(snapshot: &Snapshot, slot: u16, overlay: &Overlay) -> bool {
     if !snapshot.asked.iter().any(|(_, at)| *at > overlay.at) {
         return false;
     }
-    let named = snapshot.table.shards.iter().find(|shard| shard.addr == overlay.addr);
+    let named = snapshot.table.shard_at(&overlay.addr);
     let gone = !snapshot.table.known.contains_key(&overlay.addr);
     match snapshot.table.owner(slot) {
         Some(owner) if owner.addr == overlay.addr => true,
@@ -266,8 +284,10 @@ fn refutes(snapshot: &Snapshot, slot: u16, overlay: &Overlay) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::snapshot::{View, merge};
-    use crate::topology::view::parse;
+    use crate::net::AddressMap;
+    use crate::topology::merge::merge;
+    use crate::topology::names::Names;
+    use crate::topology::view::{Info, View, parse};
 
     const BEFORE: &str = "a 127.0.0.1:1@11 master - 0 0 7 connected 0-8000\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 slave b 0 0 2 connected\n";
 
@@ -275,13 +295,14 @@ mod tests {
     fn undone(to: u16, views: &[(u16, &str)]) -> bool {
         let node = |port| NodeAddr::new("127.0.0.1", port);
         let view = |port: u16, text: &str| {
-            let nodes = parse(text, &node(port)).unwrap();
-            View { from: node(port), asked: Instant::now(), nodes }
+            let nodes = parse(text, &node(port), &AddressMap::default()).unwrap();
+            View { from: node(port), asked: Instant::now(), info: Info::default(), nodes }
         };
-        let table = merge(None, &[view(1, BEFORE)]).table;
+        let before = merge(None, &[&view(1, BEFORE)], &Names::new());
         let overlay = Overlay { addr: node(to), at: Instant::now() };
         let views: Vec<View> = views.iter().map(|(port, text)| view(*port, text)).collect();
-        refutes(&merge(Some(&table), &views), 0, &overlay)
+        let views: Vec<&View> = views.iter().collect();
+        refutes(&merge(Some(&before), &views, &Names::new()), 0, &overlay)
     }
 
     #[test]

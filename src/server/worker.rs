@@ -40,7 +40,7 @@ impl Parts {
     pub fn credentials(config: &Config) -> Option<Credentials> {
         config.cluster_auth.as_ref().map(|auth| Credentials {
             user: auth.user.clone(),
-            password: String::from_utf8_lossy(auth.password.as_bytes()).into_owned(),
+            passwords: vec![String::from_utf8_lossy(auth.password.as_bytes()).into_owned()],
         })
     }
 }
