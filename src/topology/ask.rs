@@ -165,6 +165,9 @@ impl Refresh {
                         until = Some(Instant::now() + STRAGGLERS);
                     }
                     let info = answer.info;
+                    if let Some(node) = nodes.iter().find(|node| node.myself) {
+                        self.budget.is_same(&from, &node.addr);
+                    }
                     if told_names {
                         self.named = nodes.iter().map(|node| node.id.clone()).collect();
                         self.named.sort_unstable();

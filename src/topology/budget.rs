@@ -14,12 +14,12 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     asked: HashMap<NodeAddr, Instant>,
-    /// Seeds, and the addresses under which the cluster knows the nodes that answered there.
+    /// Addresses that were asked, and those under which the cluster knows the nodes that answered there.
     same: HashMap<NodeAddr, NodeAddr>,
 }
 
 impl Budget {
-    /// Takes a query of `node`, which the cluster calls `addr`; false if it was asked just now.
+    /// Takes a query of the node at `addr`; false if it was asked just now.
     pub(super) fn take(&mut self, addr: &NodeAddr, now: Instant) -> bool {
         if !self.is_free(addr, now) {
             return false;
@@ -44,7 +44,14 @@ impl Budget {
     /// Notes that who answers at `seed` is the node that the cluster knows as `addr`.
     pub(super) fn is_same(&mut self, seed: &NodeAddr, addr: &NodeAddr) {
         if self.name(seed) != addr {
-            let last = self.last(seed).max(self.last(addr));
+            if self.same.len() > REMEMBERED {
+                self.same.clear();
+            }
+            // Asked by both names: the one that was too early is made up for.
+            let last = match (self.last(seed), self.last(addr)) {
+                (Some(one), Some(other)) => Some(one.max(other) + PER_NODE),
+                (one, other) => one.or(other),
+            };
             self.same.insert(seed.clone(), addr.clone());
             self.asked.extend(last.map(|at| (addr.clone(), at)));
         }
@@ -63,9 +70,9 @@ mod tests {
     fn a_node_is_asked_at_most_five_times_a_second_by_whatever_name() {
         let (mut budget, start) = (Budget::default(), Instant::now());
         let (seed, addr) = (NodeAddr::new("localhost", 1), NodeAddr::new("127.0.0.1", 1));
-        assert!(budget.take(&seed, start));
+        assert!(budget.take(&seed, start) && budget.take(&addr, start));
         budget.is_same(&seed, &addr);
-        let mut taken = vec![start];
+        let mut taken = vec![start, start];
         for step in 1..1000 {
             let now = start + Duration::from_millis(step * 7);
             if budget.take(if step % 2 == 0 { &seed } else { &addr }, now) {

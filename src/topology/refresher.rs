@@ -136,8 +136,10 @@ impl Refresh {
             snapshot.version = before.version + 1;
         }
         for view in &selection.counted {
-            if let Some(member) = view.myself().and_then(|node| snapshot.members.get(&node.id)) {
+            let Some(node) = view.myself() else { continue };
+            if let Some(member) = snapshot.members.get(&node.id) {
                 self.budget.is_same(&view.from, &member.addr);
+                self.budget.is_same(&node.addr, &member.addr);
             }
         }
         self.publish(before.as_deref(), snapshot);

@@ -6,6 +6,7 @@
 // Each test file compiles all of this as a module of its own, and uses a part.
 #![allow(dead_code, unused_imports, unreachable_pub)]
 
+mod bus;
 mod client;
 mod cluster;
 mod migration;
@@ -20,11 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use bus::Bus;
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
 pub use proxy::{Proxy, ProxyBuilder};
 pub use scripted::{
-    Action, Conn, Gate, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
+    Action, Conn, Gate, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When, take_request,
 };
 pub use slotmux::demo::ClusterOptions;
 pub use value::Value;
