@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use crate::backend::{Backend, Link, Node};
 use crate::net::NodeAddr;
-use crate::topology::{Cause, NO_SHARD, SLOTS, Shared, Snapshot, Table};
+use crate::topology::{Cause, NO_SHARD, SLOTS, Shard, Shared, Snapshot, Table};
 
 /// Who owns a slot, according to a MOVED that no snapshot has confirmed or refuted yet.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Overlay {
-    addr: NodeAddr,
+    /// An index into the nodes.
+    node: u16,
     at: Instant,
 }
 
@@ -175,11 +176,12 @@ impl Routes {
         // Who sent the redirect names the other one: nodes that are new are not known everywhere yet.
         self.refresh(Cause::Redirect, Some(&addr));
         self.refresh(Cause::Redirect, Some(asked));
-        if self.owner(slot).is_none_or(|node| *node.addr() != addr) {
-            self.owners[usize::from(slot)] = self.index_of(&addr);
+        let node = self.index_of(&addr);
+        if self.owners[usize::from(slot)] != node {
+            self.owners[usize::from(slot)] = node;
             self.version += 1;
         }
-        self.overlay.insert(slot, Overlay { addr, at: Instant::now() });
+        self.overlay.insert(slot, Overlay { node, at: Instant::now() });
         Moved::Noted
     }
 
@@ -204,7 +206,14 @@ impl Routes {
         self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
         let same = self.table.as_ref().is_some_and(|table| Arc::ptr_eq(table, &snapshot.table));
         let overlays = self.overlay.len();
-        self.overlay.retain(|slot, overlay| !refutes(snapshot, *slot, overlay));
+        // A burst of MOVED names few nodes for many slots.
+        let mut named: Vec<Option<Named>> = self.nodes.iter().map(|_| None).collect();
+        let nodes = &self.nodes;
+        self.overlay.retain(|slot, overlay| {
+            let at = usize::from(overlay.node);
+            let named = named[at].get_or_insert_with(|| Named::new(nodes[at].addr(), snapshot));
+            !refutes(snapshot, *slot, overlay.at, named)
+        });
         // Only a slot's owner knows whether it is still being moved.
         let asked = &self.asked;
         self.open.retain(|slot, at| {
@@ -229,11 +238,12 @@ impl Routes {
         // Nodes that stay keep their links; a thousand of them must be sorted out within a millisecond.
         let index = std::mem::take(&mut self.index);
         let mut before: Vec<Option<Rc<Node>>> = self.nodes.drain(..).map(Some).collect();
-        let overlay: Vec<(u16, NodeAddr)> =
-            self.overlay.iter().map(|(slot, o)| (*slot, o.addr.clone())).collect();
-        for addr in table.shards.iter().map(|shard| &shard.addr).chain(overlay.iter().map(|(_, addr)| addr)) {
-            if let Some(node) = index.get(addr).and_then(|at| before[usize::from(*at)].take()) {
-                self.add(node);
+        let mut places = vec![NO_SHARD; before.len()];
+        let of_shards = table.shards.iter().filter_map(|shard| index.get(&shard.addr).copied());
+        let stay: Vec<u16> = of_shards.chain(self.overlay.values().map(|overlay| overlay.node)).collect();
+        for at in stay.into_iter().map(usize::from) {
+            if let Some(node) = before[at].take() {
+                places[at] = self.add(node);
             }
         }
         for node in before.into_iter().flatten() {
@@ -244,8 +254,9 @@ impl Routes {
         for (owner, shard) in self.owners.iter_mut().zip(&table.owners) {
             *owner = indices.get(usize::from(*shard)).copied().unwrap_or(NO_SHARD);
         }
-        for (slot, addr) in overlay {
-            self.owners[usize::from(slot)] = self.index_of(&addr);
+        for (slot, overlay) in &mut self.overlay {
+            overlay.node = places[usize::from(overlay.node)];
+            self.owners[usize::from(*slot)] = overlay.node;
         }
         let owners = &self.owners;
         self.uncovered.retain(|slot, _| owners[usize::from(*slot)] == NO_SHARD);
@@ -262,22 +273,36 @@ impl Routes {
     }
 }
 
-/// Whether a snapshot knows better than a MOVED: it agrees, or it has the later word of the node that MOVED
-/// named, or of an owner whose claim is not older. What third nodes say may be from before the move.
-fn refutes(snapshot: &Snapshot, slot: u16, overlay: &Overlay) -> bool {
-    let asked = |node: &NodeAddr| snapshot.asked.iter().any(|(addr, at)| addr == node && *at > overlay.at);
-    if !snapshot.asked.iter().any(|(_, at)| *at > overlay.at) {
+/// What a snapshot has of a node that MOVED named.
+struct Named<'a> {
+    shard: Option<&'a Shard>,
+    /// When the node was asked, if its view is in the snapshot.
+    asked: Option<Instant>,
+    is_known: bool,
+}
+
+impl<'a> Named<'a> {
+    fn new(addr: &NodeAddr, snapshot: &'a Snapshot) -> Self {
+        let is_known = snapshot.table.known.contains_key(addr);
+        Named { shard: snapshot.table.shard_at(addr), asked: snapshot.asked_at(addr), is_known }
+    }
+}
+
+/// Whether a snapshot knows better than a MOVED of that time: it agrees, or it has the later word of the node that
+/// MOVED named, or of an owner whose claim is not older. What third nodes say may be from before the move.
+fn refutes(snapshot: &Snapshot, slot: u16, moved: Instant, named: &Named<'_>) -> bool {
+    let is_later = |asked: Option<Instant>| asked.is_some_and(|at| at > moved);
+    if !snapshot.asked.iter().any(|(_, at)| *at > moved) {
         return false;
     }
-    let named = snapshot.table.shard_at(&overlay.addr);
-    let gone = !snapshot.table.known.contains_key(&overlay.addr);
+    let gone = !named.is_known || is_later(named.asked);
     match snapshot.table.owner(slot) {
-        Some(owner) if owner.addr == overlay.addr => true,
+        Some(owner) if named.shard.is_some_and(|shard| shard.id == owner.id) => true,
         Some(owner) => {
-            let is_older = named.is_some_and(|named| owner.epoch < named.epoch);
-            gone || asked(&overlay.addr) || (asked(&owner.addr) && !is_older)
+            let is_older = named.shard.is_some_and(|shard| owner.epoch < shard.epoch);
+            gone || (!is_older && is_later(snapshot.asked_at(&owner.addr)))
         }
-        None => gone || asked(&overlay.addr),
+        None => gone,
     }
 }
 
@@ -299,10 +324,11 @@ mod tests {
             View { from: node(port), asked: Instant::now(), info: Info::default(), nodes }
         };
         let before = merge(None, &[&view(1, BEFORE)], &Names::new());
-        let overlay = Overlay { addr: node(to), at: Instant::now() };
+        let at = Instant::now();
         let views: Vec<View> = views.iter().map(|(port, text)| view(*port, text)).collect();
         let views: Vec<&View> = views.iter().collect();
-        refutes(&merge(Some(&before), &views, &Names::new()), 0, &overlay)
+        let snapshot = merge(Some(&before), &views, &Names::new());
+        refutes(&snapshot, 0, at, &Named::new(&node(to), &snapshot))
     }
 
     #[test]

@@ -141,6 +141,11 @@ pub struct ShardFacts<'a> {
 }
 
 impl Snapshot {
+    /// When the node at `addr` was asked, if its view is in this snapshot.
+    pub fn asked_at(&self, addr: &NodeAddr) -> Option<Instant> {
+        self.asked.iter().find(|(asked, _)| asked == addr).map(|(_, at)| *at)
+    }
+
     /// All shards in the order of the table. Made anew at each call: for pages, not for the data path.
     #[must_use]
     pub fn shards(&self) -> Vec<ShardFacts<'_>> {

@@ -4,7 +4,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -63,7 +63,7 @@ impl Bus {
 
     /// Cuts a node off from all others.
     pub fn cut(&self, node: usize) {
-        let mut state = self.0.lock().unwrap();
+        let mut state = lock(&self.0);
         state.cut = Some(node);
         for connection in state.connections.iter().filter(|connection| connection.ends.contains(&node)) {
             connection.streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
@@ -73,7 +73,7 @@ impl Bus {
 
     /// Lets everybody reach everybody again.
     pub fn heal(&self) {
-        self.0.lock().unwrap().cut = None;
+        lock(&self.0).cut = None;
     }
 }
 
@@ -85,7 +85,7 @@ fn relay(mut from: TcpStream, bus: u16, to: usize, state: &Mutex<State>) {
     }
     let Ok(mut other) = TcpStream::connect((Ipv4Addr::LOCALHOST, bus)) else { return };
     {
-        let mut state = state.lock().unwrap();
+        let mut state = lock(state);
         let sender = String::from_utf8_lossy(&first[SENDER]).into_owned();
         let sender = state.ids.iter().position(|id| *id == sender).unwrap_or(to);
         if state.cut.is_some_and(|cut| cut == to || cut == sender) {
@@ -105,4 +105,8 @@ fn relay(mut from: TcpStream, bus: u16, to: usize, state: &Mutex<State>) {
     }
     drop(other.shutdown(Shutdown::Both));
     drop(back.join());
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
