@@ -59,9 +59,10 @@ impl Outsiders {
         self.seeds.contains_key(seed)
     }
 
-    /// The seeds of which it is not certain yet.
+    /// The seeds of which it is not certain yet; one that does not answer any more is waited for no longer.
     pub(super) fn doubtful(&self) -> impl Iterator<Item = &NodeAddr> {
-        self.seeds.iter().filter(|(_, seed)| !seed.warned).map(|(addr, _)| addr)
+        let is_doubtful = |seed: &Outsider| !seed.warned && seed.since.elapsed() < 4 * PATIENCE;
+        self.seeds.iter().filter(move |(_, seed)| is_doubtful(seed)).map(|(addr, _)| addr)
     }
 
     /// When to look again, if any is doubtful.
