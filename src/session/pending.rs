@@ -60,7 +60,7 @@ pub(crate) struct State {
     pub(super) bytes: usize,
     pub(crate) out: Output,
     /// Bytes of replies that wait for those to earlier commands.
-    early: usize,
+    pub(super) early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
     /// The routes' version that the commands in the queue were sent by.
     pub(crate) version: u64,
