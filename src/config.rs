@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tracing_subscriber::filter::Targets;
 
-use crate::net::{ListenAddr, NodeAddr};
+use crate::net::{AddressMap, ListenAddr, NodeAddr};
 
 pub use bounds::{BOUNDS, Bound, ClusterLimits, ProcessLimits, SessionLimits};
 pub use demo::DemoOptions;
@@ -78,6 +78,8 @@ pub struct ClusterConfig {
     pub seeds: Vec<NodeAddr>,
     /// What the proxy logs in to the nodes with.
     pub auth: Option<ClusterAuth>,
+    /// Where nodes are dialled that announce another address.
+    pub address_map: AddressMap,
     /// Shared links per worker, node and protocol version, at least one.
     pub connections_per_node: usize,
     /// What is kept for it at most.
@@ -104,6 +106,8 @@ pub struct SessionConfig {
     pub passwords: Vec<Secret>,
     /// Across what a client's commands keep their order.
     pub ordering: Ordering,
+    /// What a write with an unknown outcome gets.
+    pub on_indoubt: OnIndoubt,
     /// The bounds of each client.
     pub limits: SessionLimits,
 }
@@ -124,6 +128,15 @@ pub enum Ordering {
     Key,
     /// All commands, across slots too.
     Connection,
+}
+
+/// What a client gets for a write that may have been executed, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnIndoubt {
+    /// The error INDOUBT.
+    Error,
+    /// Its connection is closed in the place of the reply, as a server that crashed does it.
+    Disconnect,
 }
 
 /// Whether a worker polls for a moment before it sleeps.

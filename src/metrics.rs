@@ -18,9 +18,11 @@ use std::time::{Instant, SystemTime};
 
 pub use cells::{Counter, Gauge, Histogram};
 pub use expose::{DECLARED, Declared, Kind, Per, Series};
-pub use labels::{Cause, DialFailure, LinkState, Phase, Reached, Redirect, Refresh, ServerError};
+pub use labels::{
+    Cause, Closed, DialFailure, LinkState, Owner, Phase, Reached, Redirect, Refresh, ServerError,
+};
 pub use nodes::{NodeCells, NodeMetrics};
-pub use sets::{ClusterMetrics, ControlMetrics, WorkerMetrics};
+pub use sets::{ClusterMetrics, ControlMetrics, Kept, LEVELS, WorkerMetrics};
 
 /// What labels are made of, and what is shown.
 #[derive(Clone, Debug, Default)]

@@ -8,14 +8,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin;
-use crate::backend::DialGate;
+use crate::backend::{DialGate, Memory};
 use crate::command::{self, Family};
 use crate::config::{ClusterConfig, Config, DemoOptions, ListenerConfig};
 use crate::demo::{Cluster, ClusterOptions, DemoError};
 use crate::metrics::{ClusterMetrics, Metrics, Shape};
 use crate::net::{BindError, Listener};
 use crate::server::{self, ClusterParts, Parts, WorkerDied, WorkerHandle};
-use crate::topology::Refresh;
+use crate::topology::{Options, Refresh};
 
 /// What the proxy is bound to, with the ports that it got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ async fn serve(
         admin: admin.as_ref().map(|listener| listener.local_addr().to_owned()),
     };
 
-    server::raise_open_files(config.limits.max_clients);
+    server::raise_open_files();
     let config = Arc::new(config);
     let metrics = Metrics::new(Shape {
         families: &Family::LABELS,
@@ -138,10 +138,10 @@ async fn serve(
         workers: config.workers,
         per_node_histograms: config.per_node_histograms,
     });
-    let gate = Arc::new(DialGate::default());
-    let (clusters, refreshers) = clusters(&config, &gate, &metrics);
+    let (clusters, refreshers) = clusters(&config, &metrics);
     let topologies = clusters.iter().map(|cluster| cluster.topology.clone()).collect();
-    let parts = Parts { config: config.clone(), clusters, shutdown: shutdown.clone() };
+    let memory = Memory::new(config.limits.clone(), metrics.workers(), clusters.len());
+    let parts = Parts { config: config.clone(), clusters, memory, shutdown: shutdown.clone() };
     let workers = start_workers(&metrics, &parts)?;
     for refresh in refreshers {
         tokio::spawn(refresh.run());
@@ -159,11 +159,16 @@ async fn serve(
 }
 
 /// What the workers need of each cluster, and the tasks that keep its topology.
-fn clusters(config: &Config, gate: &Arc<DialGate>, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
+fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
     let start = |(cluster, metrics): (&Arc<ClusterConfig>, &Arc<ClusterMetrics>)| {
-        let credentials = ClusterParts::credentials(cluster);
-        let refresh = Refresh::new(cluster.seeds.clone(), credentials, gate.clone(), metrics.clone());
-        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate: gate.clone() };
+        let gate = DialGate::new(cluster.limits.max_connections_per_node);
+        let options = Options {
+            seeds: cluster.seeds.clone(),
+            credentials: ClusterParts::credentials(cluster),
+            address_map: cluster.address_map.clone(),
+        };
+        let refresh = Refresh::new(options, gate.clone(), metrics.clone());
+        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate };
         (parts, refresh)
     };
     config.clusters.iter().zip(metrics.clusters()).map(start).unzip()

@@ -284,7 +284,7 @@ fn two_clusters_are_told_apart() {
         two.node(0).addr()
     );
     std::fs::write(&file, text).unwrap();
-    let proxy = Proxy::with_config(file.to_str().unwrap(), 2);
+    let proxy = Proxy::with(&["--config", file.to_str().unwrap()], 2).start();
     let mut client = Client::connect(&*proxy.addrs()[1]);
     assert_eq!(client.cmd(&["GET", &key(HIGH, "a")]), Value::NullBulk);
     assert_eq!(proxy.metric("slotmux_shards{cluster=\"one\"}"), 1.0);

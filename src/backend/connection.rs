@@ -11,12 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::link::{Link, Queue, State};
+use super::link::{Link, OVER_MEMORY, Queue, State};
 use super::send_buffer::{LARGE, SendBuffer};
 use super::share::Share;
 use super::times::Times;
-use super::{Backend, Reply, Request};
-use crate::metrics::{LinkState, Phase};
+use super::{Backend, Reply, Request, make_room};
+use crate::error::ClientError;
+use crate::metrics::{LinkState, Phase, Reached};
 use crate::protocol::ReplyFramer;
 
 /// As often a turn reads before it lets others run.
@@ -45,8 +46,19 @@ impl Connection {
 
     /// One turn. Ready when the link has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let ended = self.turn(cx);
+        self.link.tell(&self.backend.memory, self.input.capacity());
+        // Replies that came early were added by those who wait for them.
+        self.backend.memory.check();
+        ended
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.link.wakeup.begin(cx);
         if let Some(reason) = self.link.give_up.get() {
+            if reason == OVER_MEMORY {
+                self.refuse_reply(Reached::MaxMemory);
+            }
             return Poll::Ready(reason);
         }
         self.entries.set(self.link.queue.borrow().entries.len());
@@ -99,9 +111,12 @@ impl Connection {
             self.input.extend_from_slice(&bytes[used..]);
             return Poll::Ready(Ok(()));
         }
+        if self.input.len().max(self.framer.wants()) > backend.settings.max_reply {
+            self.refuse_reply(Reached::MaxReply);
+            return Poll::Ready(Err("a reply larger than max_reply"));
+        }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
-        // What a node announces is believed up to a megabyte, then as far as it has proven.
-        self.input.reserve(wanted.clamp(super::SCRATCH, self.input.len().max(1 << 20)));
+        make_room(&mut self.input, wanted, super::SCRATCH);
         match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
             Ok(0) => return Poll::Ready(Err("closed by the node")),
@@ -131,6 +146,22 @@ impl Connection {
             self.input = input;
         }
         Ok(())
+    }
+
+    /// Answers the command whose reply is being read, which exceeds a bound, in the proxy's own words. The
+    /// connection is of no use any more.
+    #[cold]
+    fn refuse_reply(&mut self, bound: Reached) {
+        let is_push = self.input.first() == Some(&b'>');
+        if std::mem::take(&mut self.input).is_empty() || is_push {
+            return;
+        }
+        let error = ClientError::ReplyTooLarge { limit: bound.label() };
+        self.backend.metrics.reached[bound.index()].add(1);
+        self.backend.metrics.error(None, error.kind());
+        let mut text = Vec::new();
+        error.append_to(&mut text);
+        _ = self.hand_out(Reply::Small(&text));
     }
 
     /// Hands out the whole replies in `bytes`; returns how long they are together.

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::send_buffer::{LARGE, SendBuffer};
 use super::times::Times;
-use super::{Backend, Loss, Receiver, Ticket, Wakeup};
-use crate::metrics::Phase;
+use super::{Account, Backend, Loss, Receiver, Ticket, Wakeup};
+use crate::metrics::{Owner, Phase};
 use crate::net::NodeAddr;
 use crate::protocol::write;
 
@@ -18,6 +18,9 @@ use crate::protocol::write;
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 /// What keeps an idle link from being closed by the node's `timeout`.
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+/// Why a link is given up for the reply that it is reading.
+pub(super) const OVER_MEMORY: &str = "its reply is the largest, and max_memory is exceeded";
 
 /// A connection that was given up with writes in doubt; to be killed at the node.
 #[derive(Clone, Debug)]
@@ -75,6 +78,8 @@ pub struct Link {
     silent: Cell<u32>,
     /// Whether replies were due at the last health check.
     was_due: Cell<bool>,
+    /// What the account was told of: bytes of requests, and of what was read and is no whole reply.
+    told: Cell<(usize, usize)>,
 }
 
 impl fmt::Debug for Link {
@@ -97,6 +102,7 @@ impl Link {
             read_since: Cell::new(false),
             silent: Cell::new(0),
             was_due: Cell::new(false),
+            told: Cell::default(),
         })
     }
 
@@ -130,6 +136,29 @@ impl Link {
     /// Request bytes that it holds.
     pub fn kept(&self) -> usize {
         self.queue.borrow().send.kept()
+    }
+
+    /// Bytes of the reply that it has not read to its end.
+    pub fn reading(&self) -> usize {
+        self.told.get().1
+    }
+
+    /// Gives up because of the reply that it is reading, whose command gets an error.
+    pub fn drop_reply(&self) {
+        self.give_up.set(Some(OVER_MEMORY));
+        self.wakeup.wake();
+    }
+
+    /// Keeps the account of its buffers: of what was read and is no whole reply, `reading` bytes.
+    #[inline]
+    pub(super) fn tell(&self, memory: &Account, reading: usize) {
+        let now = (self.queue.borrow().send.kept(), reading);
+        let told = self.told.replace(now);
+        if told != now {
+            memory.change(Owner::LinkRequests, told.0, now.0);
+            memory.change(Owner::LinkReplies, told.1, now.1);
+            memory.raise(reading, 0);
+        }
     }
 
     /// Queues a copy of `request`; the reply goes to `receiver`. Returns how many bytes the link holds.
@@ -193,23 +222,25 @@ impl Link {
 
     /// To be called regularly: gives the link up after `limit` calls without a byte though replies
     /// are due; pings it after `idle` calls without any, so that the node's `timeout` never meets a
-    /// command.
-    pub fn check(&self, limit: u32, idle: u32) {
+    /// command. True if it was given up.
+    pub fn check(&self, limit: u32, idle: u32) -> bool {
         if self.state.get() == State::Opening || self.state.get() == State::Closed {
-            return;
+            return false;
         }
         let due = !self.queue.borrow().entries.is_empty();
         if self.read_since.replace(false) || due != self.was_due.replace(due) {
-            return self.silent.set(0);
+            self.silent.set(0);
+            return false;
         }
         self.silent.set(self.silent.get() + 1);
         if due && self.silent.get() >= limit {
-            self.give_up.set(Some("no reply within link_timeout"));
             self.wakeup.wake();
+            return self.give_up.replace(Some("no reply within link_timeout")).is_none();
         }
         if !due && self.silent.get() >= idle && self.state.get() == State::Up {
             self.push_internal(PING);
         }
+        false
     }
 
     /// Ends, and gives all commands back to who sent them. True if any write is in doubt.

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::gate::Refused;
 use super::handshake::{self, DialError};
 use super::link::{Link, OldLink, State};
 use super::share::Share;
-use super::{Backend, Settings};
-use crate::metrics::{LinkState, NodeCells};
+use super::{Backend, Permit, Purpose, Settings};
+use crate::metrics::{DialFailure, LinkState, NodeCells, Reached};
 use crate::net::{NodeAddr, set_linger_zero};
 use crate::protocol::Protocol;
 
@@ -100,19 +101,29 @@ impl Node {
         {
             return Err(down);
         }
-        self.backend.gate.take(&self.addr, now).map_err(|until| Down { until, since })?;
+        let permit = self.backend.gate.take(&self.addr, Purpose::Commands, now);
+        let permit = permit.map_err(|Refused { until, full }| {
+            let reached = &self.backend.metrics.reached[Reached::MaxConnectionsPerNode.index()];
+            reached.add(u64::from(full));
+            Down { until, since }
+        })?;
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
         let name = format!("slotmux-{:08x}-{id}", fastrand::u32(..));
         let link = Link::new(id, self.addr.clone(), name, self.backend.clone());
         let before = self.slots[slot].link.replace(Some(link.clone()));
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         self.metrics.dials.inc();
-        tokio::task::spawn_local(self.clone().run(link.clone(), protocol));
+        self.backend.links.borrow_mut().insert(id, Rc::downgrade(&link));
+        let (node, running) = (self.clone(), link.clone());
+        tokio::task::spawn_local(async move {
+            node.clone().run(running, protocol, permit).await;
+            node.backend.links.borrow_mut().remove(&id);
+        });
         Ok(link)
     }
 
-    /// A link's whole life.
-    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol) {
+    /// A link's whole life. The permit is given back behind it, when the connection is closed.
+    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, _permit: Permit) {
         let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
         let share = Share::new(self.metrics.clone());
         let old = self.old.borrow().clone();
@@ -137,7 +148,9 @@ impl Node {
         let reason = poll_fn(|cx| connection.poll(cx)).await;
         let done = link.state.get() == State::Retired && link.queue.borrow().entries.is_empty();
         self.metrics.links_lost.add(u64::from(!done));
-        if link.close(reason) {
+        let in_doubt = link.close(reason);
+        link.tell(&self.backend.memory, 0);
+        if in_doubt {
             // The node must neither read nor execute what is in doubt, now or after it goes on.
             _ = set_linger_zero(&connection.stream);
             if let Some(client_id) = opened.client_id {
@@ -157,6 +170,9 @@ impl Node {
 
     fn dial_failed(&self, link: &Link, error: &DialError) {
         self.metrics.dial_failures[error.kind().index()].inc();
+        if error.kind() == DialFailure::Timeout {
+            self.backend.metrics.reached[Reached::ConnectTimeout.index()].add(1);
+        }
         let now = Instant::now();
         let failures = self.failures.replace(self.failures.get().saturating_add(1));
         let most = BACKOFF_MOST.min(BACKOFF_FIRST.saturating_mul(1 << failures.min(10)));
@@ -191,7 +207,8 @@ impl Node {
     /// See [`Link::check`].
     pub fn check(&self, limit: u32, idle: u32) {
         self.leaving.borrow_mut().retain(|link| !link.is_closed());
-        self.links().for_each(|link| link.check(limit, idle));
+        let given_up = self.links().filter(|link| link.check(limit, idle)).count();
+        self.backend.metrics.reached[Reached::LinkTimeout.index()].add(given_up as u64);
     }
 
     /// Whether any link has not ended.

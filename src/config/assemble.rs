@@ -13,10 +13,10 @@ use super::mistakes::Mistakes;
 use super::read::{Env, Reader, Written};
 use super::settings::{self, Scope, Setting};
 use super::{
-    ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, Ordering,
-    ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
+    ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, OnIndoubt,
+    Ordering, ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
 };
-use crate::net::{ListenAddr, NodeAddr};
+use crate::net::{AddressMap, ListenAddr, NodeAddr};
 
 const CLUSTER_PASSWORD: &str = "SLOTMUX_CLUSTER_PASSWORD";
 const CLUSTER_USER: &str = "SLOTMUX_CLUSTER_USER";
@@ -66,14 +66,17 @@ pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mist
 
 fn config(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Config {
     keys::check(top, Scope::Process, reader.mistakes);
-    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS);
+    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS).unwrap_or_else(default_workers);
     let clusters = clusters(reader, top, demo);
+    for cluster in &clusters {
+        refuse_too_few_connections(reader, cluster, workers);
+    }
     Config {
         listeners: listeners(reader, top, &clusters, demo),
         clusters,
         admin: admin(reader, top),
         per_node_histograms: reader.is_on(&settings::PER_NODE_HISTOGRAMS, &[top]),
-        workers: workers.unwrap_or_else(default_workers),
+        workers,
         spin: reader.choose(&settings::SPIN, &[top], [("auto", Spin::Auto), ("off", Spin::Off)]),
         limits: ProcessLimits::read(reader, &[top]),
         log: log_level(reader, top),
@@ -150,10 +153,35 @@ fn cluster(
         name: name.into(),
         seeds: seeds.into_iter().filter(|seed| known.insert(seed.clone())).collect(),
         auth: cluster_auth(reader, section),
+        address_map: address_map(reader, section),
         connections_per_node: reader
             .number(&settings::CONNECTIONS_PER_NODE, &both, MAX_CONNECTIONS_PER_NODE)
             .unwrap_or(1),
         limits: ClusterLimits::read(reader, &both),
+    }
+}
+
+fn address_map(reader: &mut Reader<'_>, section: &Section<'_>) -> AddressMap {
+    let mut map = AddressMap::default();
+    for Written { at, text } in reader.texts(&settings::ADDRESS_MAP, &[section]) {
+        if let Err(error) = map.add(&text) {
+            reader.mistakes.add(at, error.to_string());
+        }
+    }
+    map
+}
+
+/// Each worker has its shared links for either version of the protocol, and the topology is asked over one more.
+fn refuse_too_few_connections(reader: &mut Reader<'_>, cluster: &ClusterConfig, workers: usize) {
+    let (most, each) = (cluster.limits.max_connections_per_node, cluster.connections_per_node);
+    let needed = 2 * workers * each + 1;
+    // A value that could not be read is told already.
+    if (1..needed).contains(&most) {
+        let text = format!(
+            "{most} are fewer than the {needed} that cluster {} needs: 2 × {workers} workers × {each} + 1",
+            cluster.name
+        );
+        reader.mistakes.add("max_connections_per_node", text);
     }
 }
 
@@ -229,6 +257,11 @@ fn listener(
             &settings::ORDERING,
             &both,
             [("key", Ordering::Key), ("connection", Ordering::Connection)],
+        ),
+        on_indoubt: reader.choose(
+            &settings::ON_INDOUBT,
+            &both,
+            [("error", OnIndoubt::Error), ("disconnect", OnIndoubt::Disconnect)],
         ),
         limits: SessionLimits::read(reader, &both),
     };

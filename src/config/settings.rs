@@ -73,10 +73,16 @@ settings! {
         "Shared connections per worker, node and protocol version", general;
     ORDERING: Listener "ordering", Some("ordering"), "ACROSS", "key",
         "Across what a client's commands keep their order: `key`, or `connection` for its whole pipeline", general;
+    ON_INDOUBT: Listener "on_indoubt", Some("on-indoubt"), "HOW", "error",
+        "What a client gets for a write with an unknown outcome: `error`, or `disconnect`: its connection is closed there, \
+         after the replies to earlier commands", general;
     SPIN: Process "spin", Some("spin"), "HOW", "auto",
         "Poll for a moment before sleeping while that pays: `auto`; `off` never does";
     LOG_LEVEL: Process "log_level", Some("log-level"), "LEVEL", "info",
         "What to log on stderr: error, warn, info, debug, trace, or per module `info,slotmux::topology=debug`";
+    ADDRESS_MAP: Cluster "address_map", Some("address-map"), "FROM=TO,…", "",
+        "Where nodes are dialled that announce another address: of a node, `10.0.0.1:6379=192.0.2.7:16379`, or of a host, whose \
+         ports stay, `10.0.0.1=192.0.2.7`; in a file a list";
     CLUSTER_PASSWORDS: Cluster "passwords", Some("cluster-password-file"), "FILE", "",
         "The nodes' passwords, newest first: each is tried until one is taken. In a file's list a text, `${NAME}` of the \
          environment, or `file: PATH`; the flag names a file and may be repeated; or set SLOTMUX_CLUSTER_PASSWORD";

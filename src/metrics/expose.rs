@@ -5,10 +5,12 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use super::Metrics;
 use super::cells::{Counter, Gauge, Histogram};
-use super::labels::{Cause, DialFailure, LinkState, Phase, Reached, Redirect, Refresh, ServerError};
+use super::labels::{
+    Cause, Closed, DialFailure, LinkState, Owner, Phase, Reached, Redirect, Refresh, ServerError,
+};
 use super::nodes::NodeMetrics;
 use super::samples::Scrape;
-use super::sets::{ClusterMetrics, ControlMetrics, WorkerMetrics};
+use super::sets::{ClusterMetrics, ControlMetrics, LEVELS, WorkerMetrics};
 use crate::error::ErrorKind;
 
 /// The declaration of a metric.
@@ -80,8 +82,14 @@ pub(super) enum Read {
     /// A count of each worker for each command's row and value of the other label.
     ByCommand(Values, fn(&WorkerMetrics, usize, usize) -> u64),
     Control(fn(&ControlMetrics) -> &Counter),
+    /// The proxy's own errors by command and kind; the acceptor gives one of them.
+    Errors,
     /// How often each bound was reached, on any thread.
     Bounds,
+    /// The highest share of each bound that is in use on any thread.
+    Used,
+    /// Bytes kept by owner.
+    Kept,
     ClusterGauge(fn(&ClusterMetrics) -> &Gauge),
     ClusterLabelled(Values, fn(&ClusterMetrics) -> &[Counter]),
     ClusterAge,
@@ -137,7 +145,7 @@ declared! {
     Gauge "slotmux_in_flight_requests" "Commands that wait for a node's reply" =
         WorkerGauge(|w| &w.in_flight);
     Counter "slotmux_errors_total" ["command", "kind"] "Errors that the proxy itself gave to clients" =
-        ByCommand(values!(ErrorKind), |w, row, kind| w.errors.value(row, kind));
+        Errors;
     Counter "slotmux_server_errors_total" ["command", "code"]
         "Errors of nodes passed on to clients; of a command that was split each part's" =
         ByCommand(values!(ServerError), |w, row, code| w.server_errors.value(row, code));
@@ -147,7 +155,7 @@ declared! {
     Counter "slotmux_replays_total" "Commands sent once more" = Worker(|w| &w.replays);
     Gauge "slotmux_held_requests" "Commands that wait for a slot's owner or a retry" =
         WorkerGauge(|w| &w.held);
-    Gauge "slotmux_held_bytes" "Bytes of held commands" = WorkerGauge(|w| &w.held_bytes);
+    Gauge "slotmux_held_bytes" "Bytes of held commands" = WorkerGauge(|w| w.kept.of(Owner::Held));
     Counter "slotmux_abandoned_requests_total" "Commands dropped because their client left" =
         Worker(|w| &w.abandoned);
     Gauge "slotmux_node_links" ["cluster", "node", "state"] "Shared connections to a node" =
@@ -178,13 +186,21 @@ declared! {
     Gauge "slotmux_slots_uncovered" ["cluster"] "Slots without an owner" = ClusterGauge(|c| &c.slots_uncovered);
     Gauge "slotmux_cluster_down" ["cluster"] "1 while no node that is asked says that the cluster is well" =
         ClusterGauge(|c| &c.cluster_down);
+    Gauge "slotmux_cluster_refuses_all" ["cluster"]
+        "1 while all slots are refused because one has no owner: set cluster-require-full-coverage no" =
+        ClusterGauge(|c| &c.refuses_all);
     Gauge "slotmux_foreign_seeds" ["cluster"] "Seeds that are no part of the cluster" =
         ClusterGauge(|c| &c.foreign_seeds);
     Counter "slotmux_topology_refreshes_total" ["cluster", "outcome"] "Refreshes of the slot table" =
         ClusterLabelled(values!(Refresh), |c| &c.refreshes);
     Counter "slotmux_topology_refresh_causes_total" ["cluster", "cause"]
         "What made the proxy refresh the slot table" = ClusterLabelled(values!(Cause), |c| &c.refreshes_by_cause);
+    Counter "slotmux_clients_closed_total" ["reason"] "Client connections that the proxy closed" =
+        Labelled(values!(Closed), |w| &w.closed);
+    Gauge "slotmux_memory_bytes" ["owner"] "Bytes of buffers" = Kept;
     Counter "slotmux_bound_reached_total" ["bound"] "How often a bound took effect" = Bounds;
+    Gauge "slotmux_bound_used_ratio" ["bound"]
+        "The highest share of a bound that anybody uses now; 1 is the bound" = Used;
     Gauge "slotmux_build_info" ["version"] "1 for the version that runs" = Version;
     Gauge "process_start_time_seconds" "Start of the process since the Unix epoch" = System(Metrics::start_time);
     Gauge "process_resident_memory_bytes" "Resident memory of the process" =
@@ -209,6 +225,9 @@ impl Declared {
             Durations(_) => (Per::Process, families * histogram, false),
             Commands(_) => (Per::Process, commands + 1, true),
             ByCommand(values, _) => (Per::Process, (commands + 1) * values().len(), true),
+            Errors => (Per::Process, (commands + 1) * ErrorKind::ALL.len(), true),
+            Used => (Per::Process, LEVELS.len(), false),
+            Kept => (Per::Process, Owner::ALL.len(), false),
             ClusterGauge(_) | ClusterAge => (Per::Cluster, 1, false),
             ClusterLabelled(values, _) => (Per::Cluster, values().len(), false),
             Node(_) | NodeGauge(_) | NodeLongest => (Per::Node, 1, false),

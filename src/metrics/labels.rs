@@ -3,7 +3,7 @@
 macro_rules! labelled {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $kind:ident = $label:literal,)* }) => {
         $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $name {
             $($(#[$doc])* $kind,)*
         }
@@ -190,6 +190,8 @@ labelled! {
         /// See [`crate::config::BOUNDS`], as for all of these.
         CommandDeadline = "command_deadline",
         /// As above.
+        CommandTimeout = "command_timeout",
+        /// As above.
         MaxRequest = "max_request",
         /// As above.
         MaxArguments = "max_arguments",
@@ -198,19 +200,65 @@ labelled! {
         /// As above.
         OutputSoft = "output_soft",
         /// As above.
+        OutputHard = "output_hard",
+        /// As above.
+        OutputGrace = "output_grace",
+        /// As above.
+        StallTimeout = "stall_timeout",
+        /// As above.
         SessionInFlight = "session_in_flight",
         /// As above.
         MaxHeldBytes = "max_held_bytes",
         /// As above.
         LinkQueue = "link_queue",
         /// As above.
+        MaxReply = "max_reply",
+        /// As above.
         LinkTimeout = "link_timeout",
+        /// As above.
+        MaxConnectionsPerNode = "max_connections_per_node",
         /// As above.
         ConnectTimeout = "connect_timeout",
         /// As above.
         DrainTimeout = "drain_timeout",
         /// As above.
+        MaxMemory = "max_memory",
+        /// As above.
         MaxClients = "max_clients",
+    }
+}
+
+labelled! {
+    /// Why the proxy closed a client's connection.
+    Closed {
+        /// It exceeded `output_hard` and took no byte for `output_grace`.
+        OutputHard = "output_hard",
+        /// With `input_hard` and `output_soft` reached nothing moved for `stall_timeout`.
+        StallTimeout = "stall_timeout",
+        /// The process exceeded `max_memory`, and this client had most of it.
+        MaxMemory = "max_memory",
+        /// `on_indoubt` is `disconnect`, and a write's outcome is unknown.
+        Indoubt = "indoubt",
+        /// What it sent is no request, or exceeds a limit.
+        Protocol = "protocol",
+    }
+}
+
+labelled! {
+    /// Whose bytes are kept.
+    Owner {
+        /// What was read from clients and is not planned yet.
+        ClientInput = "client_input",
+        /// Replies that their clients have still to take.
+        ClientOutput = "client_output",
+        /// Replies that wait for those to earlier commands, and parts of replies.
+        EarlyReplies = "early_replies",
+        /// Requests of commands that are held.
+        Held = "held",
+        /// Requests kept for nodes until their replies come.
+        LinkRequests = "link_requests",
+        /// Replies that nodes have not sent in full.
+        LinkReplies = "link_replies",
     }
 }
 

@@ -8,8 +8,10 @@ use super::Metrics;
 use super::cells::{Counter, Histogram};
 use super::commands::OTHER;
 use super::expose::{Declared, Kind, Read, values};
-use super::labels::Reached;
+use super::labels::{Owner, Reached};
 use super::nodes::{NodeMetrics, Row};
+use super::sets::LEVELS;
+use crate::error::ErrorKind;
 
 /// One reading of all cells: what is shown of nodes is the same for all metrics.
 pub(super) struct Scrape<'a> {
@@ -53,6 +55,30 @@ impl<'a> Scrape<'a> {
                 let count = |row, kind| workers.iter().map(|worker| cell(worker, row, kind)).sum();
                 let each = |(row, command)| declared.each_rare(&[command], &labels, |kind| count(row, kind));
                 self.commands().enumerate().flat_map(each).collect()
+            }
+            Read::Errors => {
+                let labels: fn() -> Vec<&'static str> = values!(ErrorKind);
+                let (labels, other) = (labels(), self.commands().count() - 1);
+                let count = |row: usize, kind: usize| {
+                    let given: u64 = workers.iter().map(|worker| worker.errors.value(row, kind)).sum();
+                    let rejected = row == other && kind == ErrorKind::MaxClients.index();
+                    given + if rejected { control.rejected.value() } else { 0 }
+                };
+                let each = |(row, command)| declared.each_rare(&[command], &labels, |kind| count(row, kind));
+                self.commands().enumerate().flat_map(each).collect()
+            }
+            Read::Used => {
+                let labels: Vec<&str> = LEVELS.iter().map(|bound| bound.label()).collect();
+                declared.each(&[], &labels, |index| {
+                    let used = workers.iter().map(|worker| worker.used[LEVELS[index].index()].value());
+                    used.max().unwrap_or_default() as f64 / 1e6
+                })
+            }
+            Read::Kept => {
+                let labels: fn() -> Vec<&'static str> = values!(Owner);
+                declared.each(&[], &labels(), |index| {
+                    workers.iter().map(|worker| worker.kept.of(Owner::ALL[index]).value()).sum::<i64>() as f64
+                })
             }
             Read::Control(cell) => one(cell(control).value() as f64),
             Read::Bounds => {

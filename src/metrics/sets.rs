@@ -5,10 +5,52 @@ use std::time::Instant;
 
 use super::cells::{Counter, Gauge, Histogram};
 use super::commands::ByCommand;
-use super::labels::{Cause, Phase, Reached, Redirect, Refresh, ServerError};
+use super::labels::{Cause, Closed, Owner, Phase, Reached, Redirect, Refresh, ServerError};
 use super::nodes::{NodeCells, Nodes};
 use crate::error::ErrorKind;
 use crate::net::NodeAddr;
+
+/// The bounds that have a level, which is shown as a share of the bound.
+pub const LEVELS: &[Reached] = &[
+    Reached::InputHard,
+    Reached::OutputSoft,
+    Reached::OutputHard,
+    Reached::SessionInFlight,
+    Reached::MaxHeldBytes,
+    Reached::LinkQueue,
+    Reached::MaxConnectionsPerNode,
+    Reached::MaxMemory,
+    Reached::MaxClients,
+];
+
+/// What one worker keeps, by owner and in all.
+#[derive(Debug, Default)]
+pub struct Kept {
+    by_owner: [Gauge; Owner::ALL.len()],
+    all: Gauge,
+}
+
+impl Kept {
+    /// Adds bytes, or takes them away. Only the owning thread may call this.
+    #[inline]
+    pub fn add(&self, owner: Owner, bytes: i64) {
+        self.by_owner[owner as usize].add(bytes);
+        self.all.add(bytes);
+    }
+
+    /// Bytes of one owner.
+    #[must_use]
+    pub fn of(&self, owner: Owner) -> &Gauge {
+        &self.by_owner[owner as usize]
+    }
+
+    /// Bytes of all owners.
+    #[inline]
+    #[must_use]
+    pub fn all(&self) -> i64 {
+        self.all.value()
+    }
+}
 
 /// What one worker counts. That worker's thread alone writes it.
 #[derive(Debug)]
@@ -39,8 +81,12 @@ pub struct WorkerMetrics {
     pub replays: Counter,
     /// Commands that wait for a slot's owner or for a retry.
     pub held: Gauge,
-    /// The bytes of those.
-    pub held_bytes: Gauge,
+    /// Bytes kept.
+    pub kept: Kept,
+    /// How much of each bound in [`LEVELS`] is in use, in millionths, by [`Reached::index`].
+    pub used: [Gauge; Reached::ALL.len()],
+    /// Client connections that were closed, by [`Closed::index`].
+    pub closed: [Counter; Closed::ALL.len()],
     /// Commands dropped because their client left.
     pub abandoned: Counter,
     /// Commands that wait for a node's reply.
@@ -76,7 +122,9 @@ impl WorkerMetrics {
             redirects: Default::default(),
             replays: Counter::default(),
             held: Gauge::default(),
-            held_bytes: Gauge::default(),
+            kept: Kept::default(),
+            used: Default::default(),
+            closed: Default::default(),
             abandoned: Counter::default(),
             in_flight: Gauge::default(),
             bytes_in: Counter::default(),
@@ -129,6 +177,8 @@ pub struct ClusterMetrics {
     pub slots_uncovered: Gauge,
     /// 1 while none of the nodes that were asked says that the cluster is well.
     pub cluster_down: Gauge,
+    /// 1 while the nodes refuse every slot because one of them has no owner.
+    pub refuses_all: Gauge,
     /// Seeds that are no part of the cluster.
     pub foreign_seeds: Gauge,
     /// By [`Refresh::index`].
@@ -147,6 +197,7 @@ impl ClusterMetrics {
             shards: Gauge::default(),
             slots_uncovered: Gauge::default(),
             cluster_down: Gauge::default(),
+            refuses_all: Gauge::default(),
             foreign_seeds: Gauge::default(),
             refreshes: Default::default(),
             refreshes_by_cause: Default::default(),

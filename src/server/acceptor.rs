@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{ClientSlot, Incoming, WorkerHandle};
 use crate::error::ClientError;
-use crate::metrics::ControlMetrics;
+use crate::metrics::{ControlMetrics, Reached};
 use crate::net::{Listener, Peer, Stream, tune_client};
 
 /// The first pause after a failed accept, and what it doubles to. Descriptors come back when clients
@@ -86,6 +86,7 @@ impl Acceptor {
     /// once is lost.
     fn reject(&mut self, stream: &Stream) {
         self.metrics.rejected.inc();
+        self.metrics.reached[Reached::MaxClients.index()].inc();
         if !std::mem::replace(&mut self.state.full, true) {
             warn!(max_clients = self.max_clients, "max_clients reached: closing further connections");
         }

@@ -11,6 +11,7 @@ use super::pending::{Pending, Progress, State};
 use crate::backend::{Link, Reply, Ticket};
 use crate::command::{KeyError, Spec};
 use crate::error::{ClientError, ErrorKind};
+use crate::metrics::Reached;
 use crate::protocol::{Args, Protocol};
 use crate::route::Routes;
 use crate::route::plan::{self, Groups, PlanError};
@@ -88,7 +89,7 @@ impl Planner<'_> {
         if self.state.lanes.is_none()
             && !(keys > 1 && self.routes.any_open())
             && let Some(node) = self.routes.owner(slot)
-            && let Ok(link) = node.link(self.protocol, self.session.id)
+            && let Ok(link) = node.link(self.protocol, self.session.place)
             && !link.is_opening()
         {
             self.state.set_link(ticket, link.id());
@@ -100,7 +101,7 @@ impl Planner<'_> {
     #[cold]
     fn send_watched(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
         let link = match self.routes.owner(slot) {
-            Some(node) => node.link(self.protocol, self.session.id).ok(),
+            Some(node) => node.link(self.protocol, self.session.place).ok(),
             None => {
                 self.routes.refresh(Cause::Uncovered, None);
                 None
@@ -125,6 +126,7 @@ impl Planner<'_> {
         if !soon && worker.held_bytes.get() >= worker.config.limits.max_held_bytes {
             let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
             worker.backend.metrics.error(self.state.command(ticket), error.kind());
+            worker.backend.metrics.reached[Reached::MaxHeldBytes.index()].add(1);
             let mut text = Vec::new();
             error.append_to(&mut text);
             self.state.complete(ticket, Reply::Small(&text), self.now, &worker.backend.metrics);

@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::gather::Gather;
-use super::lanes::{Held, Lanes};
+use super::lanes::Lanes;
 use super::output::Output;
 use crate::backend::{Reply, Ticket};
 use crate::command::Spec;
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Owner, WorkerMetrics};
 
 /// One command that has not been answered.
 #[derive(Debug)]
@@ -35,22 +35,49 @@ pub(crate) enum Progress {
     Parts(Box<Gather>),
     /// The reply is there, but not that of an earlier command.
     Done(Bytes),
+    /// Instead of a reply the connection is closed here.
+    Cut,
+}
+
+impl Pending {
+    /// Bytes of replies that wait in it.
+    pub(super) fn early(&self) -> usize {
+        match &self.progress {
+            Progress::Waiting | Progress::Cut => 0,
+            Progress::Parts(gather) => gather.bytes(),
+            Progress::Done(reply) => reply.len(),
+        }
+    }
 }
 
 /// What a session and its links share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    queue: VecDeque<Pending>,
+    pub(super) queue: VecDeque<Pending>,
     /// The number of the first command in the queue.
-    base: u64,
+    pub(super) base: u64,
     /// Request bytes of the commands in the queue.
-    bytes: usize,
+    pub(super) bytes: usize,
     pub(crate) out: Output,
+    /// Bytes of replies that wait for those to earlier commands.
+    pub(super) early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
     /// The routes' version that the commands in the queue were sent by.
     pub(crate) version: u64,
     /// What the worker was told of what is held.
     pub(crate) held_told: (usize, usize),
+    /// What the worker was told of input and output, in bytes.
+    pub(crate) kept_told: (usize, usize),
+    /// When the client took a byte last, by the worker's clock,
+    pub(crate) wrote_at: u64,
+    /// since when it has not been read because its input is full, or 0,
+    pub(crate) full_since: u64,
+    /// and since when its unread output has exceeded `output_hard`, or 0.
+    pub(crate) hard_since: u64,
+    /// Nothing is being read from it, so that its leaving must be asked for.
+    pub(crate) not_read: bool,
+    /// The first command is one at which the connection is to be closed.
+    pub(crate) cut: bool,
     /// It was idle when the worker looked last.
     pub(crate) idle_since_round: bool,
     /// The client has gone: what still comes for it is dropped.
@@ -84,6 +111,30 @@ impl State {
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of replies that the client has not taken, those that wait for their turn included.
+    #[inline]
+    pub(crate) fn unread(&self) -> usize {
+        self.out.len() + self.early
+    }
+
+    /// When the first command was framed that has not been answered, by the worker's clock.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.queue.front().map(|pending| pending.started)
+    }
+
+    /// What of command `seq` waits for a reply: slot, ticket and link of each part.
+    pub(crate) fn waiting(&mut self, seq: u64) -> Vec<(u16, Ticket, u32)> {
+        match self.get(seq) {
+            Some(Pending { progress: Progress::Parts(gather), .. }) => {
+                gather.waiting().map(|(part, slot, link)| (slot, Ticket { seq, part }, link)).collect()
+            }
+            Some(Pending { progress: Progress::Waiting, slot, link, .. }) => {
+                vec![(*slot, Ticket { seq, part: 0 }, *link)]
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Adds a command, whose number is [`State::next_seq`] before the call.
@@ -141,23 +192,62 @@ impl State {
             return true;
         }
         let Some(pending) = self.get(ticket.seq) else { return false };
+        let len = reply.bytes().len();
         match &mut pending.progress {
             Progress::Parts(gather) => _ = gather.complete(ticket.part, reply),
-            progress => *progress = Progress::Done(reply.into_bytes()),
+            progress @ Progress::Waiting => *progress = Progress::Done(reply.into_bytes()),
+            Progress::Done(_) | Progress::Cut => return false,
         }
+        self.count_early(len as i64, metrics);
         self.flush(now, metrics)
     }
 
-    /// Moves the replies that are next in line to the output. True if there were any.
+    /// Answers a whole command, whatever parts of it are still to come: with this reply, or by closing the
+    /// connection. True if there is anything to do for the session's task.
+    pub(crate) fn settle(
+        &mut self,
+        seq: u64,
+        reply: Option<Bytes>,
+        now: u64,
+        metrics: &WorkerMetrics,
+    ) -> bool {
+        let Some(pending) = self.get(seq) else { return false };
+        let before = pending.early();
+        pending.progress = reply.map_or(Progress::Cut, Progress::Done);
+        let change = pending.early() as i64 - before as i64;
+        self.count_early(change, metrics);
+        self.flush(now, metrics)
+    }
+
+    pub(super) fn count_early(&mut self, change: i64, metrics: &WorkerMetrics) {
+        self.early = (self.early as i64 + change) as usize;
+        metrics.kept.add(Owner::EarlyReplies, change);
+    }
+
+    /// Moves the replies that are next in line to the output. True if there were any, or the place is reached at
+    /// which the connection is to be closed.
     #[inline]
     pub(crate) fn flush(&mut self, now: u64, metrics: &WorkerMetrics) -> bool {
         let before = self.base;
         while let Some(front) = self.queue.front_mut() {
-            match &mut front.progress {
-                Progress::Done(reply) => self.out.push(std::mem::take(reply)),
-                Progress::Parts(gather) if gather.is_done() => gather.merge(self.out.tail()),
+            let early = match &mut front.progress {
+                Progress::Done(reply) => {
+                    let reply = std::mem::take(reply);
+                    let len = reply.len();
+                    self.out.push(reply);
+                    len
+                }
+                Progress::Parts(gather) if gather.is_done() => {
+                    gather.merge(self.out.tail());
+                    gather.bytes()
+                }
+                Progress::Cut => {
+                    self.cut = true;
+                    return true;
+                }
                 _ => break,
-            }
+            };
+            self.count_early(-(early as i64), metrics);
             self.pop(now, metrics);
         }
         self.base != before
@@ -177,77 +267,11 @@ impl State {
         }
     }
 
-    /// Watches the slots until all that has come so far is answered.
-    pub(crate) fn watch(&mut self) -> &mut Lanes {
-        let next = self.next_seq();
-        let lanes = self.lanes();
-        lanes.until = next;
-        lanes
-    }
-
-    /// The slots that are watched; begins to watch those of what is on its way.
-    pub(crate) fn lanes(&mut self) -> &mut Lanes {
-        let next = self.next_seq();
-        self.lanes.get_or_insert_with(|| {
-            let mut lanes = Box::<Lanes>::default();
-            lanes.until = next;
-            for (seq, pending) in (self.base..).zip(&self.queue) {
-                match &pending.progress {
-                    Progress::Waiting => {
-                        let ticket = Ticket { seq, part: 0 };
-                        lanes.on_way(pending.slot, ticket, pending.link);
-                    }
-                    Progress::Parts(gather) => {
-                        for (part, slot, link) in gather.waiting() {
-                            lanes.on_way(slot, Ticket { seq, part }, link);
-                        }
-                    }
-                    Progress::Done(_) => {}
-                }
-            }
-            lanes
-        })
-    }
-
-    /// Holds a command back (again).
-    pub(crate) fn hold(&mut self, slot: u16, held: Held) {
-        let lanes = self.watch();
-        lanes.hold(slot, held);
-    }
-
-    /// How many commands are held, and how many request bytes they have.
-    pub(crate) fn held(&self) -> (usize, usize) {
-        self.lanes.as_ref().map_or((0, 0), |lanes| (lanes.held(), lanes.held_bytes()))
-    }
-
-    /// Stops watching when everything that was sent by older routes has been answered.
-    pub(crate) fn unwatch(&mut self) -> bool {
-        let done = self.lanes.as_ref().is_some_and(|lanes| !lanes.is_holding() && self.base >= lanes.until);
-        if done {
-            self.lanes = None;
-        }
-        done
-    }
-
     /// Forgets everything: the client has gone.
-    pub(crate) fn leave(&mut self) {
-        let held_told = self.held_told;
-        *self = State { gone: true, base: self.next_seq(), held_told, ..State::default() };
-    }
-
-    /// Drops all commands from the first held one on. How many there were.
-    pub(crate) fn abandon_held(&mut self) -> usize {
-        let first = (self.base..).zip(&self.queue).find(|(seq, _)| self.is_held(*seq)).map(|(seq, _)| seq);
-        let Some(first) = first else { return 0 };
-        let keep = (first - self.base) as usize;
-        let dropped = self.queue.len() - keep;
-        self.bytes -= self.queue.drain(keep..).map(|pending| pending.len as usize).sum::<usize>();
-        self.lanes = None;
-        dropped
-    }
-
-    fn is_held(&self, seq: u64) -> bool {
-        self.lanes.as_ref().is_some_and(|lanes| lanes.holds(seq))
+    pub(crate) fn leave(&mut self, metrics: &WorkerMetrics) {
+        self.count_early(-(self.early as i64), metrics);
+        let (held_told, kept_told) = (self.held_told, self.kept_told);
+        *self = State { gone: true, base: self.next_seq(), held_told, kept_told, ..State::default() };
     }
 
     /// Gives back memory that is not in use.

@@ -80,11 +80,11 @@ impl Proxy {
         builder.args(&["--seeds", &seeds.join(","), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
     }
 
-    /// A proxy that a file describes, which has so many listeners.
-    #[track_caller]
-    pub fn with_config(file: &str, listeners: usize) -> Self {
-        let builder = ProxyBuilder { command: Self::command(), listeners };
-        builder.args(&["--config", file]).start()
+    /// A proxy whose arguments say all, with so many listeners and an admin port.
+    pub fn with(args: &[&str], listeners: usize) -> ProxyBuilder {
+        let mut builder = ProxyBuilder { command: Self::command(), listeners: 0 }.args(args);
+        builder.listeners = listeners;
+        builder
     }
 
     #[track_caller]
