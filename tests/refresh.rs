@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use slotmux::backend::DialGate;
-use slotmux::metrics::{Cause, Metrics};
+use slotmux::metrics::{Cause, Metrics, Shape};
 use slotmux::net::{AddressMap, NodeAddr};
 use slotmux::topology::{Options, Refresh, Shared};
 use support::{Action, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
@@ -22,8 +22,8 @@ fn key(slot: u16, name: &str) -> String {
 
 /// Lets a refresher run on a thread of its own for as long as the process lives.
 fn refresher(options: Options) -> (Arc<Shared>, Arc<Metrics>) {
-    let metrics = Metrics::new(&["string"], 1);
-    let refresh = Refresh::new(options, Arc::new(DialGate::default()), metrics.control().clone());
+    let metrics = Metrics::new(Shape { clusters: vec!["main".into()], ..Shape::default() });
+    let refresh = Refresh::new(options, DialGate::new(100), metrics.clusters()[0].clone());
     let shared = refresh.shared();
     thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -237,7 +237,7 @@ fn a_refresh_is_one_query_and_further_names_are_asked_of_one_node_when_there_are
     let (shared, metrics) = refresher(Options { seeds: seeds(&cluster.seeds()), ..Options::default() });
     let count = |text: &str| cluster.log().iter().filter(|c| c.text() == text).count();
     let refreshed = |times: u64| {
-        let count = || metrics.control().refreshes_by_cause[Cause::Uncovered.index()].value();
+        let count = || metrics.clusters()[0].refreshes_by_cause[Cause::Uncovered.index()].value();
         let until = count() + times;
         eventually(SOON, || {
             shared.ask(Cause::Uncovered, None);

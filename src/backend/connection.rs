@@ -63,8 +63,7 @@ impl Connection {
         }
         self.entries.set(self.link.queue.borrow().entries.len());
         let mut reads = 0;
-        loop {
-            let Poll::Ready(read) = self.read(cx) else { break };
+        while let Poll::Ready(read) = self.read(cx) {
             let Queue { entries, times, .. } = &mut *self.link.queue.borrow_mut();
             self.count_replies(times, entries.len());
             if let Err(reason) = read {

@@ -173,14 +173,7 @@ impl Turn {
             Ok(Some(framed)) => framed,
             Ok(None) => return Ok(None),
             Err(error) => {
-                self.refused(match error {
-                    RequestError::RequestTooBig(_) => Some(Reached::MaxRequest),
-                    RequestError::TooManyArguments => Some(Reached::MaxArguments),
-                    _ => None,
-                });
-                let mut text = Vec::new();
-                error.write(&mut text);
-                planner.refuse(None, error.kind(), text);
+                self.unframed(&error, planner);
                 return Ok(None);
             }
         };
@@ -235,6 +228,19 @@ impl Turn {
         }
         self.framer.shrink();
         Ok(Some((count, framed.len)))
+    }
+
+    /// Answers what is no request, or too large a one, and closes.
+    #[cold]
+    fn unframed(&mut self, error: &RequestError, planner: &mut Planner<'_>) {
+        self.refused(match error {
+            RequestError::RequestTooBig(_) => Some(Reached::MaxRequest),
+            RequestError::TooManyArguments => Some(Reached::MaxArguments),
+            _ => None,
+        });
+        let mut text = Vec::new();
+        error.write(&mut text);
+        planner.refuse(None, error.kind(), text);
     }
 
     /// Closes the connection after the replies: what came is no request, or exceeds this bound.
