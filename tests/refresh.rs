@@ -147,6 +147,25 @@ fn a_seed_of_another_cluster_is_noticed_and_never_merged() {
 }
 
 #[test]
+fn a_cluster_that_was_made_anew_at_the_same_addresses_is_taken_over() {
+    let cluster = ScriptedCluster::start(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()[..1]).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", &key(LOW, "a"), "1"]), Value::ok());
+    cluster.edit(|topology| {
+        for node in &mut topology.nodes {
+            node.id = node.id.replacen('0', "f", 1);
+            node.epoch = 0;
+        }
+        topology.assign(0..=5_000, 2);
+    });
+    assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), Value::bulk("1"));
+    eventually(SOON, || proxy.metric("slotmux_topology_version") == 2.0);
+    assert!(proxy.log().contains("taking it over"), "{}", proxy.log());
+    assert_eq!(proxy.metric("slotmux_foreign_seeds"), 0.0);
+}
+
+#[test]
 fn a_removed_node_has_no_say_even_as_the_first_seed() {
     let cluster = ScriptedCluster::start(3);
     // It believes that it still owns what node 0 took over from it, and that its word is the latest.
