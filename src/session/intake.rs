@@ -173,11 +173,7 @@ impl Turn {
             Ok(Some(framed)) => framed,
             Ok(None) => return Ok(None),
             Err(error) => {
-                self.refused(match error {
-                    RequestError::RequestTooBig(_) => Some(Reached::MaxRequest),
-                    RequestError::TooManyArguments => Some(Reached::MaxArguments),
-                    _ => None,
-                });
+                self.refused(Some(&error));
                 let mut text = Vec::new();
                 error.write(&mut text);
                 planner.refuse(error.kind(), text);
@@ -237,11 +233,16 @@ impl Turn {
         Ok(Some((count, framed.len)))
     }
 
-    /// Closes the connection after the replies: what came is no request, or exceeds this bound.
-    fn refused(&mut self, bound: Option<Reached>) {
+    /// Closes the connection after the replies: what came is no request, or exceeds a bound.
+    fn refused(&mut self, error: Option<&RequestError>) {
         self.closing = true;
         let metrics = &self.worker.backend.metrics;
         metrics.closed[Closed::Protocol.index()].add(1);
+        let bound = match error {
+            Some(RequestError::RequestTooBig(_)) => Some(Reached::MaxRequest),
+            Some(RequestError::TooManyArguments) => Some(Reached::MaxArguments),
+            _ => None,
+        };
         if let Some(bound) = bound {
             metrics.reached[bound.index()].add(1);
         }
