@@ -9,13 +9,13 @@ use std::cell::RefCell;
 use std::fmt::Write;
 use std::hint::black_box;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotmux::backend::{Backend, Clock, DialGate, Settings};
+use slotmux::backend::{Backend, Clock, DialGate, Memory, Settings};
 use slotmux::command::{Merge, resolve};
-use slotmux::metrics::Metrics;
+use slotmux::config::ProcessLimits;
+use slotmux::metrics::{Metrics, Shape};
 use slotmux::net::{AddressMap, NodeAddr};
 use slotmux::protocol::{ReplyFramer, RequestFramer, RequestLimits, write};
 use slotmux::route::Routes;
@@ -136,21 +136,27 @@ fn fleet(turn: usize) -> String {
 }
 
 fn a_worker() -> Routes {
-    let metrics = Metrics::new(&["string"], 1);
+    let metrics = Metrics::new(Shape { clusters: vec!["main".into()], workers: 1, ..Shape::default() });
+    let (gate, worker) = (DialGate::new(100), metrics.workers()[0].clone());
     let settings = Settings {
+        cluster: "main".into(),
         credentials: None,
         connections_per_node: 1,
         connect_timeout: Duration::from_secs(1),
+        max_reply: 1 << 30,
         link_timeout: Duration::from_secs(1),
     };
+    let memory = Memory::new(ProcessLimits::default(), metrics.workers(), 1);
     let backend = Backend {
         settings,
-        gate: Arc::new(DialGate::default()),
-        clock: Clock::default(),
-        metrics: metrics.workers()[0].clone(),
+        gate: gate.clone(),
+        clock: Clock::since(worker.begun),
+        memory: memory.account(0, worker.clone()),
+        metrics: worker,
+        links: RefCell::default(),
         scratch: RefCell::default(),
     };
-    let refresh = Refresh::new(Options::default(), Arc::default(), metrics.control().clone());
+    let refresh = Refresh::new(Options::default(), gate, metrics.clusters()[0].clone());
     Routes::new(Rc::new(backend), refresh.shared())
 }
 

@@ -6,9 +6,11 @@
 mod args;
 mod assemble;
 mod bounds;
+mod clusters;
 mod demo;
 mod file;
 mod keys;
+mod listeners;
 mod mistakes;
 mod read;
 mod secret;

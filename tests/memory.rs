@@ -6,29 +6,83 @@ mod support;
 
 use std::io::Write;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use support::{Client, Proxy, SOON, TestCluster, Value, eventually};
 
-const CLIENTS: usize = 1_000;
-/// Measured: 1.7 KB, also with the debug build.
+/// As many as there are by default, and the load has the other end of each.
+const CLIENTS: usize = 10_000;
 const MOST_EACH: f64 = 8.0 * 1024.0;
 
 #[test]
 fn idle_clients_cost_little() {
+    slotmux::server::raise_open_files();
     let cluster = TestCluster::primaries(1);
-    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let proxy =
+        Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1", "--max-clients", "10001"]).start();
     let resident = || proxy.metric("process_resident_memory_bytes");
     let mut first = proxy.connect();
-    assert_eq!(first.cmd(&["SET", "k", "v"]), Value::ok());
+    let long = "v".repeat(2000);
+    assert_eq!(first.cmd(&["SET", "k", &long]), Value::ok());
     let before = resident();
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    let gets = vec![["GET", "k"]; 10];
     for client in &mut clients {
-        assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
+        assert_eq!(client.pipeline(&gets), vec![Value::bulk(&long); 10]);
     }
     eventually(SOON, || (resident() - before) / (CLIENTS as f64) < MOST_EACH);
     println!("{:.0} bytes for each of {CLIENTS} idle clients", (resident() - before) / CLIENTS as f64);
     drop(clients);
     eventually(SOON, || proxy.metric("slotmux_clients") == 1.0);
+}
+
+#[test]
+fn large_values_in_both_directions_leave_nothing_behind() {
+    const VALUE: usize = 100_000_000;
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let resident = || proxy.metric("process_resident_memory_bytes");
+    assert_eq!(proxy.connect().cmd(&["SET", "k", "v"]), Value::ok());
+    let (before, value) = (resident(), vec![b'v'; VALUE]);
+    // The connections stay: nothing is given back by their end.
+    let mut clients: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
+    let mut most = 0.0f64;
+    for client in &mut clients {
+        assert_eq!(client.cmd(&[&b"SET"[..], b"large", &value]), Value::ok());
+        client.send(&["GET", "large"]);
+        client.read_exact_raw("$100000000\r\n".len());
+        most = most.max(resident());
+        assert!(client.read_exact_raw(VALUE + 2).starts_with(b"vvvv"));
+    }
+    let begun = Instant::now();
+    eventually(Duration::from_secs(5), || resident() <= 1.2 * before + 10e6);
+    println!(
+        "{:.0} MB before, {:.0} MB at most, {:.0} MB after {:.1?}",
+        before / 1e6,
+        most / 1e6,
+        resident() / 1e6,
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_client_that_never_reads_holds_what_its_bounds_say_and_not_twice_that() {
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", "k", &"v".repeat(4096)]), Value::ok());
+    let resident = || proxy.metric("process_resident_memory_bytes");
+    let before = resident();
+    let block = support::encode(&["GET", "k"]).repeat(1000);
+    client.stream().set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    while client.stream().write_all(&block).is_ok() {}
+    // `input_hard` and `output_soft`, and what is in flight.
+    let grown = resident() - before;
+    println!("{:.0} MB more than before", grown / 1e6);
+    // The debug build's allocator pads.
+    assert!(grown > 64e6 && grown < 90e6, "{:.0} MB more than before", grown / 1e6);
+    client.reset();
+    eventually(SOON, || resident() <= 1.2 * before + 10e6);
 }
 
 #[test]

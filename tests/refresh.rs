@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use slotmux::backend::DialGate;
-use slotmux::metrics::{Cause, Metrics};
+use slotmux::metrics::{Cause, Metrics, Shape};
 use slotmux::net::{AddressMap, NodeAddr};
 use slotmux::topology::{Options, Refresh, Shared};
 use support::{Action, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
@@ -22,8 +22,8 @@ fn key(slot: u16, name: &str) -> String {
 
 /// Lets a refresher run on a thread of its own for as long as the process lives.
 fn refresher(options: Options) -> (Arc<Shared>, Arc<Metrics>) {
-    let metrics = Metrics::new(&["string"], 1);
-    let refresh = Refresh::new(options, Arc::new(DialGate::default()), metrics.control().clone());
+    let metrics = Metrics::new(Shape { clusters: vec!["main".into()], ..Shape::default() });
+    let refresh = Refresh::new(options, DialGate::new(100), metrics.clusters()[0].clone());
     let shared = refresh.shared();
     thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -147,6 +147,25 @@ fn a_seed_of_another_cluster_is_noticed_and_never_merged() {
 }
 
 #[test]
+fn a_cluster_that_was_made_anew_at_the_same_addresses_is_taken_over() {
+    let cluster = ScriptedCluster::start(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()[..1]).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", &key(LOW, "a"), "1"]), Value::ok());
+    cluster.edit(|topology| {
+        for node in &mut topology.nodes {
+            node.id = node.id.replacen('0', "f", 1);
+            node.epoch = 0;
+        }
+        topology.assign(0..=5_000, 2);
+    });
+    assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), Value::bulk("1"));
+    eventually(SOON, || proxy.metric("slotmux_topology_version") == 2.0);
+    assert!(proxy.log().contains("taking it over"), "{}", proxy.log());
+    assert_eq!(proxy.metric("slotmux_foreign_seeds"), 0.0);
+}
+
+#[test]
 fn a_removed_node_has_no_say_even_as_the_first_seed() {
     let cluster = ScriptedCluster::start(3);
     // It believes that it still owns what node 0 took over from it, and that its word is the latest.
@@ -237,7 +256,7 @@ fn a_refresh_is_one_query_and_further_names_are_asked_of_one_node_when_there_are
     let (shared, metrics) = refresher(Options { seeds: seeds(&cluster.seeds()), ..Options::default() });
     let count = |text: &str| cluster.log().iter().filter(|c| c.text() == text).count();
     let refreshed = |times: u64| {
-        let count = || metrics.control().refreshes_by_cause[Cause::Uncovered.index()].value();
+        let count = || metrics.clusters()[0].refreshes_by_cause[Cause::Uncovered.index()].value();
         let until = count() + times;
         eventually(SOON, || {
             shared.ask(Cause::Uncovered, None);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use slotmux::topology::names;
 use support::{Bus, ClusterOptions, Proxy, SOON, TestCluster, Value, eventually, tag_of};
 
 const LOW: u16 = 100;
@@ -204,6 +205,28 @@ fn commands_sent_before_the_cluster_is_up_are_answered_once_it_is() {
 }
 
 #[test]
+fn a_cluster_that_is_formed_under_the_eyes_of_the_proxy_is_served_once_it_is_whole() {
+    let cluster = TestCluster::primaries(3);
+    (0..3).for_each(|i| _ = cluster.ask(i, &["CLUSTER", "RESET"]));
+    let proxy = proxy(&cluster);
+    let mut client = proxy.connect();
+    let keys: Vec<String> = (0..50).map(|i| key(i * 300, "a")).collect();
+    keys.iter().for_each(|key| client.send(&["INCR", key]));
+    eventually(SOON, || proxy.log().contains("of no cluster that serves slots"));
+    // As redis-cli does it: slots first, and the nodes meet last. Until then each is a cluster of its own.
+    for (i, (first, last)) in [("0", "5460"), ("5461", "10922"), ("10923", "16383")].into_iter().enumerate() {
+        cluster.ask(i, &["CLUSTER", "ADDSLOTSRANGE", first, last]);
+    }
+    eventually(SOON, || proxy.metric("slotmux_topology_version") >= 1.0);
+    for i in 1..3 {
+        cluster.ask(i, &["CLUSTER", "MEET", "127.0.0.1", &cluster.node(0).port().to_string()]);
+    }
+    assert_eq!(client.read_values(50), vec![Value::Int(1); 50]);
+    assert!(!proxy.log().contains("a seed is a node of another cluster"), "{}", proxy.log());
+    eventually(SOON, || proxy.metric("slotmux_foreign_seeds") == 0.0);
+}
+
+#[test]
 fn a_redirect_may_name_a_host_or_none_at_all() {
     let cluster = TestCluster::primaries(2);
     set_on_all(&cluster, "cluster-announce-hostname", "localhost");
@@ -223,6 +246,20 @@ fn a_redirect_may_name_a_host_or_none_at_all() {
         assert_eq!(proxy.metric("slotmux_redirects_total{kind=\"moved\"}"), redirects + 1.0);
     }
     assert_eq!(links(&cluster, 1), 1, "one node, by whatever name");
+    // The servers' own words for it are understood.
+    let reply = |command: &str| {
+        let mut client = cluster.client(0);
+        client.send(&["CLUSTER", command]);
+        client.send(&["QUIT"]);
+        client.read_to_end_raw().strip_suffix(b"+OK\r\n").unwrap().to_vec()
+    };
+    for names in [names::shards(&reply("SHARDS")).unwrap(), names::slots(&reply("SLOTS")).unwrap()] {
+        for node in cluster.nodes() {
+            let named = &names[node.id()];
+            assert_eq!((&*named.hosts[0], named.port), ("localhost", Some(node.port())));
+            assert!(named.hosts.iter().any(|host| &**host == "127.0.0.1"));
+        }
+    }
 }
 
 #[test]

@@ -173,14 +173,7 @@ impl Turn {
             Ok(Some(framed)) => framed,
             Ok(None) => return Ok(None),
             Err(error) => {
-                self.refused(match error {
-                    RequestError::RequestTooBig(_) => Some(Reached::MaxRequest),
-                    RequestError::TooManyArguments => Some(Reached::MaxArguments),
-                    _ => None,
-                });
-                let mut text = Vec::new();
-                error.write(&mut text);
-                planner.refuse(None, error.kind(), text);
+                self.unframed(&error, planner);
                 return Ok(None);
             }
         };
@@ -237,11 +230,25 @@ impl Turn {
         Ok(Some((count, framed.len)))
     }
 
-    /// Closes the connection after the replies: what came is no request, or exceeds this bound.
-    fn refused(&mut self, bound: Option<Reached>) {
+    /// Answers what is no request, or too large a one, and closes.
+    #[cold]
+    fn unframed(&mut self, error: &RequestError, planner: &mut Planner<'_>) {
+        self.refused(Some(error));
+        let mut text = Vec::new();
+        error.write(&mut text);
+        planner.refuse(None, error.kind(), text);
+    }
+
+    /// Closes the connection after the replies: what came is no request, or exceeds a bound.
+    fn refused(&mut self, error: Option<&RequestError>) {
         self.closing = true;
         let metrics = &self.worker.backend.metrics;
         metrics.closed[Closed::Protocol.index()].add(1);
+        let bound = match error {
+            Some(RequestError::RequestTooBig(_)) => Some(Reached::MaxRequest),
+            Some(RequestError::TooManyArguments) => Some(Reached::MaxArguments),
+            _ => None,
+        };
         if let Some(bound) = bound {
             metrics.reached[bound.index()].add(1);
         }

@@ -1,6 +1,7 @@
 //! One client: its turn, its pending commands, and what it takes to keep them in order while the cluster
 //! changes. One file per duty; none of them but the turn touches the socket.
 
+mod abandon;
 mod ahead;
 mod dispatch;
 mod gather;

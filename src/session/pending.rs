@@ -267,13 +267,6 @@ impl State {
         }
     }
 
-    /// Forgets everything: the client has gone.
-    pub(crate) fn leave(&mut self, metrics: &WorkerMetrics) {
-        self.count_early(-(self.early as i64), metrics);
-        let (held_told, kept_told) = (self.held_told, self.kept_told);
-        *self = State { gone: true, base: self.next_seq(), held_told, kept_told, ..State::default() };
-    }
-
     /// Gives back memory that is not in use.
     pub(crate) fn shrink(&mut self) {
         if self.queue.is_empty() {

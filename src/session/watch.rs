@@ -1,9 +1,8 @@
-//! A session's commands while the cluster changes: which are watched, held, or dropped.
+//! A session's commands while the cluster changes: which are watched and held.
 
 use super::lanes::{Held, Lanes};
 use super::pending::{Progress, State};
 use crate::backend::Ticket;
-use crate::metrics::WorkerMetrics;
 
 impl State {
     /// Watches the slots until all that has come so far is answered.
@@ -56,34 +55,5 @@ impl State {
             self.lanes = None;
         }
         done
-    }
-
-    /// Drops all commands from the first held one on. How many there were.
-    pub(crate) fn abandon_held(&mut self, metrics: &WorkerMetrics) -> usize {
-        let first = (self.base..).zip(&self.queue).find(|(seq, _)| self.is_held(*seq)).map(|(seq, _)| seq);
-        let Some(first) = first else { return 0 };
-        let keep = (first - self.base) as usize;
-        let (dropped, mut early) = (self.queue.len() - keep, 0);
-        for pending in self.queue.drain(keep..) {
-            self.bytes -= pending.len as usize;
-            early += pending.early();
-        }
-        self.count_early(-(early as i64), metrics);
-        self.lanes = None;
-        dropped
-    }
-
-    /// Drops all commands: the connection is to be closed where the first one is. How many of them were held.
-    pub(crate) fn abandon_all(&mut self, metrics: &WorkerMetrics) -> usize {
-        let (held, _) = self.held();
-        self.count_early(-(self.early as i64), metrics);
-        self.base = self.next_seq();
-        self.queue.clear();
-        (self.bytes, self.lanes, self.cut) = (0, None, false);
-        held
-    }
-
-    fn is_held(&self, seq: u64) -> bool {
-        self.lanes.as_ref().is_some_and(|lanes| lanes.holds(seq))
     }
 }

@@ -180,8 +180,8 @@ impl Worker {
         self.backend.memory.change(Owner::Held, bytes_told, bytes);
     }
 
-    pub(super) fn each_session(&self, mut f: impl FnMut(&Rc<Session>)) {
+    pub(super) fn each_session(&self, f: impl FnMut(&Rc<Session>)) {
         let sessions: Vec<_> = self.sessions.borrow().values().filter_map(Weak::upgrade).collect();
-        sessions.iter().for_each(|session| f(session));
+        sessions.iter().for_each(f);
     }
 }

@@ -175,6 +175,16 @@ fn the_owners_own_word_that_a_slot_is_not_its_own_goes_before_what_others_say() 
     }
 }
 
+#[test]
+fn an_owner_that_gives_a_slot_to_a_node_of_a_lower_epoch_is_believed() {
+    let first = merged(None, &[view(MOVED)]);
+    assert_eq!(owner(&first, 0).unwrap(), "b");
+    let own = MOVED.replace("1-8000", "0-8000").replace("0 8001", "8001");
+    assert_eq!(owner(&merged(Some(&first), &[view(&own)]), 0).unwrap(), "b", "others may be late");
+    let own = own.replace(" master - 0 0 3", " myself,master - 0 0 3");
+    assert_eq!(owner(&merged(Some(&first), &[view(&own)]), 0).unwrap(), "a");
+}
+
 /// A node that was removed: it names the others, and none of them names it.
 const REMOVED: &str = "r 127.0.0.1:3@13 myself,master - 0 0 9 connected 0-8000\na 127.0.0.1:1@11 master - 0 0 1 connected\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\n";
 
