@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use redis::{Commands, RedisError};
-use support::{Proxy, TestCluster};
+use support::{Proxy, TestCluster, packages};
 
 /// A cluster and a proxy on an address that a second one can take over.
 struct Setup {
@@ -71,53 +70,16 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-/// Installs packages into a folder of their own, unless they are there by the same list.
-fn installed(name: &str, lists: &[&str], install: fn(&Path)) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let wanted: String = lists.iter().map(|list| fs::read_to_string(scripts().join(list)).unwrap()).collect();
-    let mark = folder.join("installed");
-    if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
-        return folder;
-    }
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    for list in lists {
-        fs::copy(scripts().join(list), folder.join(list)).unwrap();
-    }
-    install(&folder);
-    fs::write(mark, wanted).unwrap();
-    folder
-}
-
-#[track_caller]
-fn succeed(command: &mut Command) {
-    assert!(command.status().unwrap().success(), "{command:?}");
-}
-
 /// A Python that has redis-py.
 fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let folder = installed("python", &["requirements.txt"], |folder| {
-            succeed(Command::new("python3").args(["-m", "venv"]).arg(folder.join("venv")));
-            let quiet = ["install", "--quiet", "--disable-pip-version-check", "-r"];
-            let mut pip = Command::new(folder.join("venv/bin/pip"));
-            succeed(pip.args(quiet).arg(folder.join("requirements.txt")));
-        });
-        folder.join("venv/bin/python")
-    })
+    PYTHON.get_or_init(|| packages::venv("python", &scripts().join("requirements.txt")).join("python"))
 }
 
 /// A folder whose packages Node finds.
 fn node_modules() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let folder = installed("node", &["package.json", "package-lock.json"], |folder| {
-            let quiet = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"];
-            succeed(Command::new("npm").args(quiet).current_dir(folder));
-        });
-        folder.join("node_modules")
-    })
+    FOLDER.get_or_init(|| packages::node_modules("node", &scripts()))
 }
 
 fn node(setup: &Setup, script: &str, args: &[&str]) -> Command {

@@ -9,6 +9,7 @@
 mod client;
 mod cluster;
 mod migration;
+pub mod packages;
 mod proxy;
 mod scripted;
 mod value;
