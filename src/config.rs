@@ -57,6 +57,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Where metrics and health are served, if at all.
     pub admin: Option<ListenAddr>,
+    /// Whether the metrics show each node's durations in buckets.
+    pub per_node_histograms: bool,
     /// Worker threads, at least one.
     pub workers: usize,
     /// Whether a worker may poll before it sleeps.
@@ -102,6 +104,8 @@ pub struct SessionConfig {
     pub passwords: Vec<Secret>,
     /// Across what a client's commands keep their order.
     pub ordering: Ordering,
+    /// What a write with an unknown outcome gets.
+    pub on_indoubt: OnIndoubt,
     /// The bounds of each client.
     pub limits: SessionLimits,
 }
@@ -122,6 +126,15 @@ pub enum Ordering {
     Key,
     /// All commands, across slots too.
     Connection,
+}
+
+/// What a client gets for a write that may have been executed, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnIndoubt {
+    /// The error INDOUBT.
+    Error,
+    /// Its connection is closed in the place of the reply, as a server that crashed does it.
+    Disconnect,
 }
 
 /// Whether a worker polls for a moment before it sleeps.

@@ -20,6 +20,21 @@ pub enum ClientError {
         /// The node that the command was sent to.
         node: NodeAddr,
     },
+    /// A write was on a node when `command_timeout` passed: it may have been executed, or may yet be.
+    IndoubtTimeout {
+        /// The node that the command was sent to.
+        node: NodeAddr,
+    },
+    /// A command that only reads was on a node when `command_timeout` passed.
+    Timeout {
+        /// The node that the command was sent to.
+        node: NodeAddr,
+    },
+    /// The reply exceeds a limit of the proxy and was not passed on.
+    ReplyTooLarge {
+        /// The limit's name: `max_reply` or `max_memory`.
+        limit: &'static str,
+    },
     /// No node can serve the command now, and waiting for one is pointless.
     ClusterDown {
         /// What is wrong, as in `Hash slot not served`.
@@ -68,7 +83,9 @@ impl ClientError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::CrossSlot => ErrorKind::CrossSlot,
-            Self::Indoubt { .. } => ErrorKind::Indoubt,
+            Self::Indoubt { .. } | Self::IndoubtTimeout { .. } => ErrorKind::Indoubt,
+            Self::Timeout { .. } => ErrorKind::Timeout,
+            Self::ReplyTooLarge { .. } => ErrorKind::ReplyTooLarge,
             Self::ClusterDown { .. } => ErrorKind::ClusterDown,
             Self::Deadline { .. } => ErrorKind::Deadline,
             Self::Refused { .. } => ErrorKind::Refused,
@@ -105,6 +122,15 @@ impl fmt::Display for ClientError {
                 "INDOUBT the connection to node {node} was lost after the command was sent; \
                  whether it was executed is unknown"
             ),
+            Self::IndoubtTimeout { node } => write!(
+                f,
+                "INDOUBT node {node} gave no reply within command_timeout; whether the command was executed, \
+                 or will be, is unknown"
+            ),
+            Self::Timeout { node } => write!(f, "TIMEOUT node {node} gave no reply within command_timeout"),
+            Self::ReplyTooLarge { limit } => {
+                write!(f, "ERR the command was executed, but its reply exceeds this proxy's {limit}")
+            }
             Self::ClusterDown { reason } => write!(f, "CLUSTERDOWN {reason}"),
             Self::Deadline { waiting_for } => {
                 write!(f, "CLUSTERDOWN the command deadline passed while waiting for {waiting_for}")
@@ -182,6 +208,10 @@ kinds! {
     CrossSlot, "crossslot", Useless;
     /// See [`ClientError::Indoubt`].
     Indoubt, "indoubt", Unknown;
+    /// See [`ClientError::Timeout`].
+    Timeout, "timeout", Safe;
+    /// See [`ClientError::ReplyTooLarge`].
+    ReplyTooLarge, "reply_too_large", Unknown;
     /// See [`ClientError::ClusterDown`].
     ClusterDown, "clusterdown", Safe;
     /// See [`ClientError::Deadline`].

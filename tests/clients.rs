@@ -1,4 +1,4 @@
-//! Clients as people use them. Packages are installed below the target folder at the first run.
+//! Clients as people use them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,12 +6,10 @@ mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use redis::{Commands, RedisError};
-use support::{Proxy, TestCluster, packages};
+use support::{Proxy, TestCluster, node_modules, python};
 
 /// A cluster and a proxy on an address that a second one can take over.
 struct Setup {
@@ -66,25 +64,9 @@ impl Setup {
     }
 }
 
-fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
-}
-
-/// A Python that has redis-py.
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| packages::venv("python", &scripts().join("requirements.txt")).join("python"))
-}
-
-/// A folder whose packages Node finds.
-fn node_modules() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| packages::node_modules("node", &scripts()))
-}
-
 fn node(setup: &Setup, script: &str, args: &[&str]) -> Command {
     let mut command = Command::new("node");
-    command.env("NODE_PATH", node_modules()).arg(scripts().join(script));
+    command.env("NODE_PATH", node_modules()).arg(support::script(script));
     command.args([setup.host, &setup.port]).args(args);
     command
 }
@@ -185,7 +167,7 @@ fn redis_py_works() {
     let mut setup = Setup::start();
     for protocol in ["2", "3"] {
         let mut command = Command::new(python());
-        command.arg(scripts().join("redis_py.py")).args([setup.host, &setup.port, protocol]);
+        command.arg(support::script("redis_py.py")).args([setup.host, &setup.port, protocol]);
         setup.run(command);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_yaml::Value as Yaml;
-use support::{Proxy, SOON, TestCluster, Value, eventually, packages};
+use support::{Proxy, SOON, TestCluster, Value, eventually, packages_of_node, virtual_environment};
 use tempfile::TempDir;
 
 fn top() -> &'static Path {
@@ -56,7 +56,7 @@ fn build_static() -> PathBuf {
         output(Command::new("cp").args(["-a", "--parents", path]).arg(&context).current_dir(top()));
     }
     let mut build = Command::new(context.join("deploy/docker/build-static"));
-    packages::succeed(build.arg("--target-dir").arg(&target).current_dir(&context));
+    output(build.arg("--target-dir").arg(&target).current_dir(&context));
     let host = output(Command::new("rustc").args(["--print", "host-tuple"]));
     target.join(host.trim_end()).join("release/slotmux")
 }
@@ -114,8 +114,7 @@ fn a_name_that_no_server_knows_is_an_error_of_the_static_binary_and_no_more() {
 
 #[test]
 fn the_dockerfile_ends_in_an_image_of_one_file_for_a_user_who_is_not_root() {
-    let linter =
-        packages::node_modules("dockerfile", &top().join("tests/deploy")).join(".bin/dockerfile-utils");
+    let linter = packages_of_node("dockerfile", &top().join("tests/deploy")).join(".bin/dockerfile-utils");
     output(Command::new(linter).arg("lint").arg(deploy("docker/Dockerfile")));
     let text = read("docker/Dockerfile");
     let (build, image) = text.split_once("FROM scratch\n").unwrap();
@@ -134,7 +133,7 @@ fn the_dockerfile_ends_in_an_image_of_one_file_for_a_user_who_is_not_root() {
 /// The programs that know the schemas of Compose and Kubernetes.
 fn validators() -> &'static Path {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAMS.get_or_init(|| packages::venv("validators", &top().join("tests/deploy/requirements.txt")))
+    PROGRAMS.get_or_init(|| virtual_environment("validators", &top().join("tests/deploy/requirements.txt")))
 }
 
 /// `slotmux check` of a file's text. The secrets that it names in `folder` are there, and so are the variables.
@@ -215,6 +214,58 @@ fn the_manifests_are_those_of_kubernetes_from_the_oldest_version_on() {
         validate.args([deploy("kubernetes/deployment.yaml"), deploy("kubernetes/sidecar.yaml")]);
         let said = output(&mut validate);
         assert!(!said.contains("WARN"), "{said}");
+    }
+}
+
+#[test]
+fn the_manifests_agree_with_their_configurations() {
+    for (file, place) in [("deployment", "containers"), ("sidecar", "initContainers")] {
+        let manifest = read(&format!("kubernetes/{file}.yaml"));
+        let documents: Vec<Yaml> =
+            manifest.split("\n---\n").map(|it| serde_yaml::from_str(it).unwrap()).collect();
+        let of = |kind| documents.iter().find(|it| text(it, "kind") == kind).unwrap();
+        let (map, pod) = (of("ConfigMap"), at(of("Deployment"), "spec.template.spec"));
+        let written = at(map, "data").get("slotmux.yaml").unwrap().as_str().unwrap();
+        check(written, "/run/secrets/slotmux/", &[]);
+        let config: Yaml = serde_yaml::from_str(written).unwrap();
+        let container = at(pod, &format!("{place}.0"));
+
+        // The process stops before it is killed, and refuses before it is killed.
+        let pre_stop = at(container, "lifecycle.preStop.sleep.seconds").as_u64().unwrap_or(0);
+        let grace = at(pod, "terminationGracePeriodSeconds").as_u64().unwrap();
+        assert!(pre_stop + number(text(&config, "drain_timeout")) < grace, "{file}");
+        let limit = number(text(container, "resources.limits.memory"));
+        assert!(number(text(&config, "max_memory")) * 4 <= limit * 3, "{file}");
+
+        // Probes and services go by the names of ports, and those are where it listens.
+        let ports = list(container, "ports");
+        let port =
+            |name: &str| ports.iter().find(|port| text(port, "name") == name).expect("a port of that name");
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            port(text(container, &format!("{probe}.httpGet.port")));
+        }
+        let listens = |port: &Yaml, address: &str| {
+            assert_eq!(address, format!("0.0.0.0:{}", at(port, "containerPort").as_u64().unwrap()), "{file}");
+        };
+        listens(port("slotmux-admin"), text(&config, "admin"));
+        let address = text(&config, "listeners.0.address");
+        if file == "deployment" {
+            listens(port(text(of("Service"), "spec.ports.0.targetPort")), address);
+        } else {
+            assert_eq!(address, "127.0.0.1:6379");
+            assert!(manifest.contains(&format!("redis://{address}")));
+        }
+
+        // What is mounted is there.
+        let volumes = list(pod, "volumes");
+        for mount in list(container, "volumeMounts") {
+            assert!(
+                volumes.iter().any(|volume| text(volume, "name") == text(mount, "name")),
+                "{file}: {mount:?}"
+            );
+        }
+        let maps = volumes.iter().filter_map(|volume| at(volume, "configMap.name").as_str());
+        assert_eq!(maps.collect::<Vec<_>>(), [text(map, "metadata.name")]);
     }
 }
 

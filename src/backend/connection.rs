@@ -1,5 +1,6 @@
 //! The task of one link: it writes the whole queue once a turn, reads, and hands out the replies.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,9 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::link::{Link, Queue, State};
+use super::link::{Link, OVER_MEMORY, Queue, State};
 use super::send_buffer::{LARGE, SendBuffer};
-use super::{Backend, Reply, Request};
+use super::share::Share;
+use super::times::Times;
+use super::{Backend, Reply, Request, make_room};
+use crate::error::ClientError;
+use crate::metrics::{LinkState, Phase, Reached};
 use crate::protocol::ReplyFramer;
 
 /// As often a turn reads before it lets others run.
@@ -28,26 +33,44 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     input: BytesMut,
     framer: ReplyFramer,
+    share: Share,
+    /// How many entries there were when replies were last counted.
+    entries: Cell<usize>,
 }
 
 impl Connection {
-    pub(super) fn new(link: Rc<Link>, backend: Rc<Backend>, stream: TcpStream) -> Self {
-        Connection { link, backend, stream, input: BytesMut::new(), framer: ReplyFramer::default() }
+    pub(super) fn new(link: Rc<Link>, backend: Rc<Backend>, stream: TcpStream, share: Share) -> Self {
+        let (input, framer, entries) = (BytesMut::new(), ReplyFramer::default(), Cell::new(0));
+        Connection { link, backend, stream, input, framer, share, entries }
     }
 
     /// One turn. Ready when the link has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let ended = self.turn(cx);
+        self.link.tell(&self.backend.memory, self.input.capacity());
+        // Replies that came early were added by those who wait for them.
+        self.backend.memory.check();
+        ended
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.link.wakeup.begin(cx);
         if let Some(reason) = self.link.give_up.get() {
+            if reason == OVER_MEMORY {
+                self.refuse_reply(Reached::MaxMemory);
+            }
             return Poll::Ready(reason);
         }
+        self.entries.set(self.link.queue.borrow().entries.len());
         let mut reads = 0;
         loop {
-            match self.read(cx) {
-                Poll::Pending => break,
-                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) => reads += 1,
+            let Poll::Ready(read) = self.read(cx) else { break };
+            let Queue { entries, times, .. } = &mut *self.link.queue.borrow_mut();
+            self.count_replies(times, entries.len());
+            if let Err(reason) = read {
+                return Poll::Ready(reason);
             }
+            reads += 1;
             if reads == READS_PER_TURN {
                 self.link.wakeup.wake();
                 break;
@@ -56,9 +79,14 @@ impl Connection {
         if let Err(error) = self.write(cx) {
             return Poll::Ready(reason_of(&error));
         }
-        if self.link.state.get() == State::Retired && self.link.queue.borrow().entries.is_empty() {
-            return Poll::Ready("the node is not part of the cluster any more");
+        let queue = self.link.queue.borrow();
+        if self.link.state.get() == State::Retired {
+            self.share.state(LinkState::Leaving);
+            if queue.entries.is_empty() {
+                return Poll::Ready("the node is not part of the cluster any more");
+            }
         }
+        self.share.holds(queue.times.requests(queue.entries.len()), queue.send.kept());
         Poll::Pending
     }
 
@@ -76,6 +104,7 @@ impl Connection {
             self.link.read_since.set(true);
             backend.clock.tick();
             let bytes = buffer.filled();
+            self.share.node.read_bytes.add(bytes.len() as u64);
             let used = match self.replies(bytes) {
                 Ok(used) => used,
                 Err(reason) => return Poll::Ready(Err(reason)),
@@ -83,13 +112,16 @@ impl Connection {
             self.input.extend_from_slice(&bytes[used..]);
             return Poll::Ready(Ok(()));
         }
+        if self.input.len().max(self.framer.wants()) > backend.settings.max_reply {
+            self.refuse_reply(Reached::MaxReply);
+            return Poll::Ready(Err("a reply larger than max_reply"));
+        }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
-        // What a node announces is believed up to a megabyte, then as far as it has proven.
-        self.input.reserve(wanted.clamp(super::SCRATCH, self.input.len().max(1 << 20)));
+        make_room(&mut self.input, wanted, super::SCRATCH);
         match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
             Ok(0) => return Poll::Ready(Err("closed by the node")),
-            Ok(_) => {}
+            Ok(count) => self.share.node.read_bytes.add(count as u64),
         }
         self.link.read_since.set(true);
         backend.clock.tick();
@@ -117,6 +149,22 @@ impl Connection {
         Ok(())
     }
 
+    /// Answers the command whose reply is being read, which exceeds a bound, in the proxy's own words. The
+    /// connection is of no use any more.
+    #[cold]
+    fn refuse_reply(&mut self, bound: Reached) {
+        let is_push = self.input.first() == Some(&b'>');
+        if std::mem::take(&mut self.input).is_empty() || is_push {
+            return;
+        }
+        let error = ClientError::ReplyTooLarge { limit: bound.label() };
+        self.backend.metrics.reached[bound.index()].add(1);
+        self.backend.metrics.error(None, error.kind());
+        let mut text = Vec::new();
+        error.append_to(&mut text);
+        _ = self.hand_out(Reply::Small(&text));
+    }
+
     /// Hands out the whole replies in `bytes`; returns how long they are together.
     fn replies(&mut self, bytes: &[u8]) -> Result<usize, Reason> {
         let mut used = 0;
@@ -139,21 +187,40 @@ impl Connection {
             return Ok(());
         }
         let mut queue = self.link.queue.borrow_mut();
-        let Queue { send, entries } = &mut *queue;
+        let Queue { send, entries, times } = &mut *queue;
         let Some(entry) = entries.pop_front() else { return Err("a reply that nobody asked for") };
         let len = entry.len as usize;
         // A node that refuses a request before it has read all of it: nothing can follow on this connection.
         let early = send.written_unanswered() < len as u64;
-        if let Some(receiver) = entry.receiver {
-            receiver.reply(entry.ticket, reply, Request { link: &self.link, buffer: send, len });
+        match entry.receiver {
+            Some(receiver) => {
+                receiver.reply(entry.ticket, reply, Request { link: &self.link, buffer: send, len });
+            }
+            None => {
+                self.count_replies(times, entries.len() + 1);
+                times.answered_internal();
+                self.entries.set(entries.len());
+            }
         }
         send.answer(len);
         if early { Err("a reply before the request was sent") } else { Ok(()) }
     }
 
+    /// Counts the replies since the last time, of which `left` entries are left.
+    fn count_replies(&self, times: &mut Times, left: usize) {
+        let replies = self.entries.replace(left).saturating_sub(left);
+        let (now, mut sum) = (self.backend.clock.now(), 0);
+        times.answered(replies, now, |requests, longest, nanos| {
+            self.share.node.answered(now, requests as u64, longest, nanos);
+            sum += nanos;
+        });
+        self.backend.metrics.phase_nanos[Phase::Node.index()].add(sum);
+    }
+
     /// Writes what the kernel takes.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut queue = self.link.queue.borrow_mut();
+        let before = queue.send.written();
         while queue.send.unwritten() > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match queue.send.single() {
@@ -169,6 +236,13 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,
             }
+        }
+        let Queue { send, entries, times } = &mut *queue;
+        if send.written() > before {
+            self.share.node.written_bytes.add(send.written() - before);
+            let (all, now) = (send.unwritten() == 0, self.backend.clock.tick());
+            let queued = times.wrote(entries, send.written(), all, now);
+            self.backend.metrics.phase_nanos[Phase::Queue.index()].add(queued);
         }
         Ok(())
     }

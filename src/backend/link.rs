@@ -8,7 +8,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::send_buffer::{LARGE, SendBuffer};
-use super::{Loss, Receiver, Ticket, Wakeup};
+use super::times::Times;
+use super::{Account, Backend, Loss, Receiver, Ticket, Wakeup};
+use crate::metrics::{Owner, Phase};
 use crate::net::NodeAddr;
 use crate::protocol::write;
 
@@ -16,6 +18,9 @@ use crate::protocol::write;
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 /// What keeps an idle link from being closed by the node's `timeout`.
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+/// Why a link is given up for the reply that it is reading.
+pub(super) const OVER_MEMORY: &str = "its reply is the largest, and max_memory is exceeded";
 
 /// A connection that was given up with writes in doubt; to be killed at the node.
 #[derive(Clone, Debug)]
@@ -53,12 +58,14 @@ pub(super) struct Entry {
 pub(super) struct Queue {
     pub(super) send: SendBuffer,
     pub(super) entries: VecDeque<Entry>,
+    pub(super) times: Times,
 }
 
 /// A shared connection. It is never used again once it ended: its node makes a new one.
 pub struct Link {
     id: u32,
     addr: NodeAddr,
+    backend: Rc<Backend>,
     pub(super) name: String,
     pub(super) state: Cell<State>,
     pub(super) queue: RefCell<Queue>,
@@ -71,6 +78,8 @@ pub struct Link {
     silent: Cell<u32>,
     /// Whether replies were due at the last health check.
     was_due: Cell<bool>,
+    /// What the account was told of: bytes of requests, and of what was read and is no whole reply.
+    told: Cell<(usize, usize)>,
 }
 
 impl fmt::Debug for Link {
@@ -80,10 +89,11 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(id: u32, addr: NodeAddr, name: String) -> Rc<Self> {
+    pub(super) fn new(id: u32, addr: NodeAddr, name: String, backend: Rc<Backend>) -> Rc<Self> {
         Rc::new(Link {
             id,
             addr,
+            backend,
             name,
             state: Cell::new(State::Opening),
             queue: RefCell::default(),
@@ -92,6 +102,7 @@ impl Link {
             read_since: Cell::new(false),
             silent: Cell::new(0),
             was_due: Cell::new(false),
+            told: Cell::default(),
         })
     }
 
@@ -127,11 +138,35 @@ impl Link {
         self.queue.borrow().send.kept()
     }
 
+    /// Bytes of the reply that it has not read to its end.
+    pub fn reading(&self) -> usize {
+        self.told.get().1
+    }
+
+    /// Gives up because of the reply that it is reading, whose command gets an error.
+    pub fn drop_reply(&self) {
+        self.give_up.set(Some(OVER_MEMORY));
+        self.wakeup.wake();
+    }
+
+    /// Keeps the account of its buffers: of what was read and is no whole reply, `reading` bytes.
+    #[inline]
+    pub(super) fn tell(&self, memory: &Account, reading: usize) {
+        let now = (self.queue.borrow().send.kept(), reading);
+        let told = self.told.replace(now);
+        if told != now {
+            memory.change(Owner::LinkRequests, told.0, now.0);
+            memory.change(Owner::LinkReplies, told.1, now.1);
+            memory.raise(reading, 0);
+        }
+    }
+
     /// Queues a copy of `request`; the reply goes to `receiver`. Returns how many bytes the link holds.
     #[inline]
     pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) -> usize {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
+        queue.times.push(self.backend.clock.now());
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
         self.wakeup.wake();
         queue.send.kept()
@@ -143,6 +178,7 @@ impl Link {
             return self.push(receiver, ticket, &request);
         }
         let mut queue = self.queue.borrow_mut();
+        queue.times.push(self.backend.clock.now());
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
         queue.send.push_large(request);
         self.wakeup.wake();
@@ -166,6 +202,7 @@ impl Link {
     fn push_internal(&self, request: &[u8]) {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
+        queue.times.push_internal();
         let ticket = Ticket { seq: 0, part: 0 };
         queue.entries.push_back(Entry { receiver: None, ticket, len: request.len() as u32 });
         drop(queue);
@@ -185,23 +222,25 @@ impl Link {
 
     /// To be called regularly: gives the link up after `limit` calls without a byte though replies
     /// are due; pings it after `idle` calls without any, so that the node's `timeout` never meets a
-    /// command.
-    pub fn check(&self, limit: u32, idle: u32) {
+    /// command. True if it was given up.
+    pub fn check(&self, limit: u32, idle: u32) -> bool {
         if self.state.get() == State::Opening || self.state.get() == State::Closed {
-            return;
+            return false;
         }
         let due = !self.queue.borrow().entries.is_empty();
         if self.read_since.replace(false) || due != self.was_due.replace(due) {
-            return self.silent.set(0);
+            self.silent.set(0);
+            return false;
         }
         self.silent.set(self.silent.get() + 1);
         if due && self.silent.get() >= limit {
-            self.give_up.set(Some("no reply within link_timeout"));
             self.wakeup.wake();
+            return self.give_up.replace(Some("no reply within link_timeout")).is_none();
         }
         if !due && self.silent.get() >= idle && self.state.get() == State::Up {
             self.push_internal(PING);
         }
+        false
     }
 
     /// Ends, and gives all commands back to who sent them. True if any write is in doubt.
@@ -212,7 +251,10 @@ impl Link {
 
     /// Gives all commands back to who sent them. True if any write is in doubt.
     pub(super) fn give_back(&self, reason: &'static str) -> bool {
-        let Queue { mut send, entries } = self.queue.take();
+        let Queue { mut send, entries, times } = self.queue.take();
+        let (queued, on_node) = times.lost(&entries, self.backend.clock.tick());
+        self.backend.metrics.phase_nanos[Phase::Queue.index()].add(queued);
+        self.backend.metrics.phase_nanos[Phase::Node.index()].add(on_node);
         let (mut written, mut in_doubt) = (send.written_unanswered(), false);
         let mut loss = Loss { node: self.addr.clone(), sent: true, reason };
         for entry in entries {

@@ -6,24 +6,29 @@ mod connection;
 mod gate;
 mod handshake;
 mod link;
+mod memory;
 mod node;
 mod send_buffer;
+mod share;
+mod times;
 mod wakeup;
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::metrics::WorkerMetrics;
 use crate::net::NodeAddr;
 
 pub use clock::Clock;
-pub use gate::DialGate;
+pub use gate::{DialGate, Permit, Purpose};
 pub use handshake::{Credentials, DialError, open};
 pub use link::Link;
+pub use memory::{Account, Memory, Victim, WORTHWHILE};
 pub use node::{Down, Node};
 pub use send_buffer::LARGE;
 pub use wakeup::Wakeup;
@@ -115,28 +120,62 @@ impl<'a> Request<'a> {
 pub struct Backend {
     /// How to open and watch links.
     pub settings: Settings,
-    /// Bounds the dials of the whole process.
+    /// Bounds the dials and connections of the whole process.
     pub gate: Arc<DialGate>,
     /// The worker's clock.
     pub clock: Clock,
     /// Counts for this worker.
     pub metrics: Arc<WorkerMetrics>,
+    /// What links and sessions keep.
+    pub memory: Account,
+    /// Every link that has not ended, by its number.
+    pub links: RefCell<HashMap<u32, Weak<Link>>>,
     /// Where links and sessions read into; what is left over goes to a buffer of their own, so that
     /// an idle connection holds none.
     pub scratch: RefCell<Box<[u8]>>,
 }
 
+impl Backend {
+    /// The link of this number, if it has not ended.
+    pub fn link(&self, id: u32) -> Option<Rc<Link>> {
+        self.links.borrow().get(&id)?.upgrade()
+    }
+
+    /// All links that have not ended.
+    pub fn all_links(&self) -> Vec<Rc<Link>> {
+        self.links.borrow().values().filter_map(Weak::upgrade).collect()
+    }
+}
+
 /// How links are opened and watched.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What the configuration calls the cluster.
+    pub cluster: Arc<str>,
     /// What to show to the nodes.
     pub credentials: Option<Credentials>,
     /// Shared links per node and protocol version, at least 1.
     pub connections_per_node: usize,
     /// Connecting and the handshake together may take this long.
     pub connect_timeout: Duration,
+    /// Bytes of one reply.
+    pub max_reply: usize,
     /// A link is given up when replies are due and nothing has come for this long.
     pub link_timeout: Duration,
+}
+
+/// Makes room to read into, where `wanted` more bytes make something whole.
+///
+/// What the other side announces is believed up to a megabyte, then as far as it has proven; what it does not
+/// announce is grown for by a quarter. `BytesMut::reserve` alone would double, and keep what was read before.
+pub fn make_room(buffer: &mut BytesMut, wanted: usize, least: usize) {
+    let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
+    if spare < if wanted == 0 { least } else { wanted.min(least) } {
+        let more = (wanted.min(len.max(1 << 20)) + least).max(len / 4);
+        let mut grown = BytesMut::with_capacity(len + more);
+        grown.extend_from_slice(buffer);
+        *buffer = grown;
+    }
 }
 
 /// As much is read at once: the window in which the kernel batches under load.

@@ -13,8 +13,8 @@ use super::mistakes::Mistakes;
 use super::read::{Env, Reader, Written};
 use super::settings::{self, Scope, Setting};
 use super::{
-    ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, Ordering,
-    ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
+    ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, OnIndoubt,
+    Ordering, ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
 };
 use crate::net::{ListenAddr, NodeAddr};
 
@@ -66,13 +66,17 @@ pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mist
 
 fn config(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Config {
     keys::check(top, Scope::Process, reader.mistakes);
-    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS);
+    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS).unwrap_or_else(default_workers);
     let clusters = clusters(reader, top, demo);
+    for cluster in &clusters {
+        refuse_too_few_connections(reader, cluster, workers);
+    }
     Config {
         listeners: listeners(reader, top, &clusters, demo),
         clusters,
         admin: admin(reader, top),
-        workers: workers.unwrap_or_else(default_workers),
+        per_node_histograms: reader.is_on(&settings::PER_NODE_HISTOGRAMS, &[top]),
+        workers,
         spin: reader.choose(&settings::SPIN, &[top], [("auto", Spin::Auto), ("off", Spin::Off)]),
         limits: ProcessLimits::read(reader, &[top]),
         log: log_level(reader, top),
@@ -156,6 +160,20 @@ fn cluster(
     }
 }
 
+/// Each worker has its shared links for either version of the protocol, and the topology is asked over one more.
+fn refuse_too_few_connections(reader: &mut Reader<'_>, cluster: &ClusterConfig, workers: usize) {
+    let (most, each) = (cluster.limits.max_connections_per_node, cluster.connections_per_node);
+    let needed = 2 * workers * each + 1;
+    // A value that could not be read is told already.
+    if (1..needed).contains(&most) {
+        let text = format!(
+            "{most} are fewer than the {needed} that cluster {} needs: 2 × {workers} workers × {each} + 1",
+            cluster.name
+        );
+        reader.mistakes.add("max_connections_per_node", text);
+    }
+}
+
 fn cluster_auth(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<ClusterAuth> {
     let before = reader.mistakes.count();
     let passwords = reader.secrets(&settings::CLUSTER_PASSWORDS, CLUSTER_PASSWORD, section);
@@ -228,6 +246,11 @@ fn listener(
             &settings::ORDERING,
             &both,
             [("key", Ordering::Key), ("connection", Ordering::Connection)],
+        ),
+        on_indoubt: reader.choose(
+            &settings::ON_INDOUBT,
+            &both,
+            [("error", OnIndoubt::Error), ("disconnect", OnIndoubt::Disconnect)],
         ),
         limits: SessionLimits::read(reader, &both),
     };

@@ -36,9 +36,11 @@ pub struct Bound {
 
 macro_rules! bounds {
     (@type duration) => { Duration };
+    (@type optional) => { Option<Duration> };
     (@type size) => { usize };
     (@type count) => { usize };
     (@unit duration) => { "DURATION" };
+    (@unit optional) => { "DURATION" };
     (@unit size) => { "SIZE" };
     (@unit count) => { "N" };
     (@row $scope:ident $name:ident $flag:literal $kind:ident $default:literal $least:literal $most:literal
@@ -92,37 +94,62 @@ SessionLimits, Listener {
     what: "How long a command may be held and repeated while the cluster changes",
     reason: "1.5 × the servers' default cluster-node-timeout of 15 s plus the election; an unplanned \
              failover takes 17 to 23 s. Clients should set their socket timeout above it, or lower it",
-    metric: "slotmux_errors_total{kind=\"deadline\"}",
+    metric: "slotmux_bound_reached_total{bound=\"command_deadline\"}",
     at: "the cluster's last error, or CLUSTERDOWN with the reason";
+
+    command_timeout, "command-timeout": optional = "off", "10ms" ..= "1h",
+    what: "How long a command may take from its framing to its reply, on a node that does not answer included; or `off`",
+    reason: "off: a server lets a script or a large command take its time, and `link_timeout` finds dead nodes",
+    metric: "slotmux_bound_reached_total{bound=\"command_timeout\"}",
+    at: "INDOUBT for a write that is on a node, TIMEOUT for a read, as at the deadline for what was not sent; the \
+         late reply is dropped, and nobody else notices";
 
     max_request, "max-request": size = "1GiB", "1KiB" ..= "4GiB",
     what: "Bytes of one request",
     reason: "a server's own client-query-buffer-limit; one argument has at most 512 MiB there and here",
-    metric: "slotmux_errors_total{kind=\"too_large\"}",
+    metric: "slotmux_bound_reached_total{bound=\"max_request\"}",
     at: "a protocol error before the request is buffered, and the connection is closed";
 
     max_arguments, "max-arguments": count = "1048576", "16" ..= "16777216",
     what: "Arguments of one request",
     reason: "a server's limit for many years; an argument costs the planner memory of its own",
-    metric: "slotmux_errors_total{kind=\"protocol\"}",
+    metric: "slotmux_bound_reached_total{bound=\"max_arguments\"}",
     at: "`Protocol error: invalid multibulk length`, and the connection is closed";
 
     input_hard, "input-hard": size = "64MiB", "64KiB" ..= "4GiB",
     what: "Bytes of requests read ahead for a client whose replies are not read yet",
     reason: "clients write a whole pipeline before they read: 200,000 GETs are 8 MB",
-    metric: "slotmux_client_read_bytes_total",
+    metric: "slotmux_bound_used_ratio{bound=\"input_hard\"}",
     at: "the client is not read until it reads its replies";
 
     output_soft, "output-soft": size = "1MiB", "16KiB" ..= "4GiB",
     what: "Bytes of unread replies past which nothing more is forwarded for a client",
     reason: "several times what a socket's own buffers hold, and 10,000 slow clients stay below 10 GB",
-    metric: "slotmux_client_written_bytes_total",
+    metric: "slotmux_bound_used_ratio{bound=\"output_soft\"}",
     at: "later requests of this client wait in its input";
+
+    output_hard, "output-hard": size = "64MiB", "64KiB" ..= "64GiB",
+    what: "Bytes of unread replies, with those that wait for their turn, that a client may have and read nothing",
+    reason: "64 times output_soft: what was in flight when that was reached may be large, and one reply larger still",
+    metric: "slotmux_bound_used_ratio{bound=\"output_hard\"}",
+    at: "the client is closed if it takes no byte for output_grace";
+
+    output_grace, "output-grace": duration = "10s", "10ms" ..= "1h",
+    what: "How long a client beyond output_hard may take no byte of its replies",
+    reason: "a client that pauses for longer, for a collection of its garbage say, is as good as gone",
+    metric: "slotmux_clients_closed_total{reason=\"output_hard\"}",
+    at: "the client is closed";
+
+    stall_timeout, "stall-timeout": duration = "60s", "10ms" ..= "1h",
+    what: "How long nothing may move either way for a client with input_hard and output_soft both reached",
+    reason: "as a server's client-output-buffer-limit has it for slow subscribers: 60 s",
+    metric: "slotmux_clients_closed_total{reason=\"stall_timeout\"}",
+    at: "the client is closed: it writes without reading, and would wait for ever";
 
     session_in_flight, "session-in-flight": count = "1024", "1" ..= "1048576",
     what: "Commands of one client that wait for their replies",
     reason: "ten times a deep pipeline; each of them costs an entry, and replies that came early wait in it",
-    metric: "slotmux_in_flight_requests",
+    metric: "slotmux_bound_used_ratio{bound=\"session_in_flight\"}",
     at: "later requests of this client wait in its input";
 }
 
@@ -131,26 +158,39 @@ ClusterLimits, Cluster {
     max_held_bytes, "max-held-bytes": size = "64MiB", "64KiB" ..= "64GiB",
     what: "Bytes of all commands that one worker holds while slots have no owner",
     reason: "20 s of a failover at 3 MB/s of affected writes per worker",
-    metric: "slotmux_held_bytes",
+    metric: "slotmux_bound_used_ratio{bound=\"max_held_bytes\"}",
     at: "further commands for such slots get CLUSTERDOWN at once";
 
     link_queue, "link-queue": size = "16MiB", "64KiB" ..= "4GiB",
     what: "Bytes queued or unanswered on one connection to a node",
     reason: "a tenth of a second of a 1.25 GB/s network: more only makes a slow node's queue longer",
-    metric: "slotmux_in_flight_requests",
+    metric: "slotmux_bound_used_ratio{bound=\"link_queue\"}",
     at: "a client with commands on it gets no further ones forwarded; others do not notice";
+
+    max_reply, "max-reply": size = "1GiB", "64KiB" ..= "64GiB",
+    what: "Bytes of one reply of a node",
+    reason: "twice the largest value that a server stores by default; a reply is kept whole until it is passed on",
+    metric: "slotmux_bound_reached_total{bound=\"max_reply\"}",
+    at: "the command gets an error of its own, and the connection is given up as a lost one";
 
     link_timeout, "link-timeout": duration = "15s", "50ms" ..= "1h",
     what: "How long a node may owe replies and send nothing before its connection is given up",
     reason: "the servers' default cluster-node-timeout: the cluster itself waits as long for a node, \
              and half the command deadline is left to repeat what is safe",
-    metric: "slotmux_redirects_total{kind=\"lost\"}",
+    metric: "slotmux_bound_reached_total{bound=\"link_timeout\"}",
     at: "the connection is reset; what is safe is repeated, a write in doubt gets INDOUBT";
+
+    max_connections_per_node, "max-connections-per-node": count = "1024", "3" ..= "100000",
+    what: "Connections to one node, of every kind together, from the whole process",
+    reason: "a tenth of what a server takes by default (its maxclients), so that ten proxies fit; what the \
+             workers share and one for the topology must fit in: 2 × workers × connections_per_node + 1",
+    metric: "slotmux_bound_used_ratio{bound=\"max_connections_per_node\"}",
+    at: "further connections to that node wait until one has ended";
 
     connect_timeout, "connect-timeout": duration = "2s", "10ms" ..= "1m",
     what: "How long opening a connection to a node may take, its handshake included",
     reason: "a lost SYN is sent again after 1 s, so that one may be lost",
-    metric: "slotmux_dial_failures_total{kind=\"timeout\"}",
+    metric: "slotmux_bound_reached_total{bound=\"connect_timeout\"}",
     at: "the next attempt, with backoff and jitter";
 }
 
@@ -159,13 +199,20 @@ ProcessLimits, Process {
     drain_timeout, "drain-timeout": duration = "10s", "0s" ..= "1h",
     what: "How long a stop waits for replies in flight",
     reason: "below the 30 s that Kubernetes gives a container to end",
-    metric: "slotmux_in_flight_requests",
+    metric: "slotmux_bound_reached_total{bound=\"drain_timeout\"}",
     at: "the remaining connections are closed and the proxy exits with 0";
+
+    max_memory, "max-memory": size = "4GiB", "8MiB" ..= "1TiB",
+    what: "Bytes of all buffers: requests and replies of clients, held commands, requests and replies of nodes",
+    reason: "a quarter of a small machine of today; a container's limit should be a third above it",
+    metric: "slotmux_bound_used_ratio{bound=\"max_memory\"}",
+    at: "the client with the largest unread output is closed, or the node's connection with the largest unfinished \
+         reply; where no output has 64 KiB the client with the largest unplanned input";
 
     max_clients, "max-clients": count = "10000", "1" ..= "1000000",
     what: "Client connections",
     reason: "a server's own default",
-    metric: "slotmux_connections_rejected_total",
+    metric: "slotmux_bound_used_ratio{bound=\"max_clients\"}",
     at: "`ERR max number of clients reached`, and the connection is closed";
 }
 }

@@ -208,6 +208,15 @@ impl Reader<'_> {
         self.bounded(bound, sections, form, |text| humantime::parse_duration(text).ok())
     }
 
+    /// A duration, or `off`.
+    pub(super) fn optional(&mut self, bound: &Bound, sections: &[&Section<'_>]) -> Option<Duration> {
+        let form = "duration such as 250ms, 30s or 2m (or `off`)";
+        self.bounded(bound, sections, form, |text| match text {
+            "off" => Some(None),
+            text => humantime::parse_duration(text).ok().map(Some),
+        })
+    }
+
     pub(super) fn size(&mut self, bound: &Bound, sections: &[&Section<'_>]) -> usize {
         self.bounded(bound, sections, "size such as 64KiB, 512MiB or 1GiB", |text| {
             usize::try_from(text.parse::<ByteSize>().ok()?.as_u64()).ok()
@@ -229,7 +238,8 @@ impl Reader<'_> {
             return parse(bound.default).unwrap_or_default();
         };
         let (value, least, most) = (parse(&text), parse(bound.least), parse(bound.most));
-        if value.is_none() || value < least || value > most {
+        // `off` is a default that lies in no range.
+        if value.is_none() || text != bound.default && (value < least || value > most) {
             let right = format!("`{text}` is no {form} from {} to {}", bound.least, bound.most);
             self.mistakes.add(at, right);
         }

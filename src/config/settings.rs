@@ -66,11 +66,16 @@ settings! {
         "Who may connect to a Unix socket, as `0660`";
     ADMIN: Process "admin", Some("admin"), "ADDRESS", "127.0.0.1:9400",
         "Where `/metrics`, `/healthz`, `/readyz` and `/topology` are served; `off` serves none";
+    PER_NODE_HISTOGRAMS: Process "metrics.per_node_histograms", Some("per-node-histograms"), "", "false",
+        "Show how long each node takes in buckets, not only the sum, the number and the longest: 20 series more per node";
     WORKERS: Process "workers", Some("workers"), "N", "one per core", "Worker threads";
     CONNECTIONS_PER_NODE: Cluster "connections_per_node", Some("connections-per-node"), "N", "1",
         "Shared connections per worker, node and protocol version", general;
     ORDERING: Listener "ordering", Some("ordering"), "ACROSS", "key",
         "Across what a client's commands keep their order: `key`, or `connection` for its whole pipeline", general;
+    ON_INDOUBT: Listener "on_indoubt", Some("on-indoubt"), "HOW", "error",
+        "What a client gets for a write with an unknown outcome: `error`, or `disconnect`: its connection is closed there, \
+         after the replies to earlier commands", general;
     SPIN: Process "spin", Some("spin"), "HOW", "auto",
         "Poll for a moment before sleeping while that pays: `auto`; `off` never does";
     LOG_LEVEL: Process "log_level", Some("log-level"), "LEVEL", "info",

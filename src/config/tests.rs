@@ -268,6 +268,17 @@ fn what_is_no_yaml_or_no_section_says_so() {
 }
 
 #[test]
+fn the_declared_connections_must_hold_the_shared_ones() {
+    let line = "--seeds a:1 --workers 4 --connections-per-node 2 --max-connections-per-node";
+    assert!(parse(&format!("{line} 17")).is_ok());
+    let error = parse(&format!("{line} 16")).unwrap_err();
+    assert!(
+        error.contains("16 are fewer than the 17 that cluster default needs: 2 × 4 workers × 2 + 1"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_health_check_needs_no_more_than_the_address() {
     let health = |line: &str| match invoke(line, &[]) {
         Ok(Invocation::Health(admin)) => Ok(admin.to_string()),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -72,6 +73,19 @@ impl Stream {
             StdStream::Tcp(stream) => TcpStream::from_std(stream).map(Self::Tcp),
             StdStream::Unix(stream) => UnixStream::from_std(stream).map(Self::Unix),
         }
+    }
+
+    /// Whether the other side has reset the connection: also while nothing is read from it.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        !matches!(SockRef::from(self).take_error(), Ok(None))
+    }
+
+    /// Who is at the other end, for people.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        let addr = SockRef::from(self).peer_addr().ok().and_then(|addr| addr.as_socket());
+        addr.map_or_else(|| Peer::Unix.to_string(), |addr| addr.to_string())
     }
 
     /// Writes what the kernel takes at once, without waiting.

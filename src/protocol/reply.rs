@@ -9,20 +9,26 @@ pub enum ReplyError {
     Type(u8),
     /// A length or count that is no number, or too large to be one.
     Number,
+    /// A simple string, error or number without an end within 1 MiB.
+    Line,
 }
+
+/// A line may be this long: errors repeat what clients and scripts wrote.
+const MAX_LINE: usize = 1 << 20;
 
 impl fmt::Display for ReplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Type(byte) => write!(f, "reply of unknown type '{}'", byte.escape_ascii()),
             Self::Number => f.write_str("reply with a length that is no number"),
+            Self::Line => write!(f, "reply with a line longer than {MAX_LINE} bytes"),
         }
     }
 }
 
 impl std::error::Error for ReplyError {}
 
-/// Finds whole replies in a growing buffer without looking at a byte twice (but for one line).
+/// Finds whole replies in a growing buffer without looking at a byte twice (but for one short line).
 ///
 /// Aggregates are not a stack but a count of elements still to come: that is all a border needs.
 #[derive(Debug, Default)]
@@ -33,6 +39,8 @@ pub struct ReplyFramer {
     left: usize,
     /// How long the buffer must be for the element that was cut off.
     wants: usize,
+    /// How far the line that was cut off has been searched for its end.
+    searched: usize,
 }
 
 impl ReplyFramer {
@@ -45,14 +53,21 @@ impl ReplyFramer {
         if self.left == 0 {
             self.left = 1;
             self.at = 0;
+            self.searched = 0;
         }
         while self.left > 0 {
             let Some(&kind) = bytes.get(self.at) else { return Ok(None) };
             let (end, more) = match kind {
                 b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => {
-                    match memchr::memchr(b'\n', &bytes[self.at..]) {
-                        Some(i) => (self.at + i + 1, 0),
-                        None => return Ok(None),
+                    let from = self.at.max(self.searched);
+                    match memchr::memchr(b'\n', &bytes[from..]) {
+                        Some(i) => (from + i + 1, 0),
+                        None if bytes.len() - self.at > MAX_LINE => return Err(ReplyError::Line),
+                        None => {
+                            self.searched = bytes.len();
+                            self.wants = 0;
+                            return Ok(None);
+                        }
                     }
                 }
                 b'$' | b'=' | b'!' => match number(bytes, self.at + 1)? {
@@ -71,7 +86,7 @@ impl ReplyFramer {
                 return Ok(None);
             }
             self.at = end;
-            self.left = self.left - 1 + more;
+            self.left = (self.left - 1).saturating_add(more);
         }
         Ok(Some(self.at))
     }

@@ -47,8 +47,10 @@ pub enum RequestError {
     CountTooBig,
     /// A bulk length line without an end within 64 KiB.
     BulkCountTooBig,
-    /// No number, or more arguments than allowed.
+    /// No number of arguments.
     ArgumentCount,
+    /// More arguments than allowed; a server's text is the same.
+    TooManyArguments,
     /// More arguments than a client may send that has not authenticated.
     UnauthenticatedArgumentCount,
     /// No number, a negative one, or more bytes than allowed.
@@ -69,7 +71,7 @@ impl fmt::Display for RequestError {
             Self::UnbalancedQuotes => f.write_str("unbalanced quotes in request"),
             Self::CountTooBig => f.write_str("too big mbulk count string"),
             Self::BulkCountTooBig => f.write_str("too big bulk count string"),
-            Self::ArgumentCount => f.write_str("invalid multibulk length"),
+            Self::ArgumentCount | Self::TooManyArguments => f.write_str("invalid multibulk length"),
             Self::UnauthenticatedArgumentCount => f.write_str("unauthenticated multibulk length"),
             Self::BulkLength => f.write_str("invalid bulk length"),
             Self::UnauthenticatedBulkLength => f.write_str("unauthenticated bulk length"),
@@ -160,7 +162,7 @@ impl RequestFramer {
                 Line::Number { value, next } => (value, next),
             };
             if count > limits.arguments as i64 {
-                return Err(RequestError::ArgumentCount);
+                return Err(RequestError::TooManyArguments);
             }
             if limits.unauthenticated && count > UNAUTHENTICATED_ARGUMENTS {
                 return Err(RequestError::UnauthenticatedArgumentCount);
@@ -258,7 +260,7 @@ impl RequestFramer {
         let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
         let words = inline::split(line).ok_or(RequestError::UnbalancedQuotes)?;
         if words.len() > limits.arguments {
-            return Err(RequestError::ArgumentCount);
+            return Err(RequestError::TooManyArguments);
         }
         let mut request = Vec::with_capacity(line.len() + 16 * (words.len() + 1));
         super::write::array(&mut request, words.len());

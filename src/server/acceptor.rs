@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{ClientSlot, Incoming, WorkerHandle};
 use crate::error::ClientError;
-use crate::metrics::ControlMetrics;
+use crate::metrics::{ControlMetrics, Reached};
 use crate::net::{Listener, Peer, Stream, tune_client};
 
 /// The first pause after a failed accept, and what it doubles to. Descriptors come back when clients
@@ -86,6 +86,7 @@ impl Acceptor {
     /// once is lost.
     fn reject(&mut self, stream: &Stream) {
         self.metrics.rejected.inc();
+        self.metrics.reached[Reached::MaxClients.index()].inc();
         if !std::mem::replace(&mut self.state.full, true) {
             warn!(max_clients = self.max_clients, "max_clients reached: closing further connections");
         }
@@ -147,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn clients_go_to_the_emptiest_worker_and_no_further_than_the_limit() {
-        let metrics = Metrics::new(&[], 2);
+        let metrics = Metrics::new(crate::metrics::Shape { workers: 2, ..Default::default() });
         let ((one, mut to_one), (two, mut to_two)) = (worker(0, &metrics), worker(1, &metrics));
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
         let addr = listener.local_addr().to_owned();

@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::ProcessLimits;
-use crate::metrics::{ControlMetrics, WorkerMetrics};
+use crate::metrics::{ControlMetrics, Reached, WorkerMetrics};
 use crate::net::{Listener, Peer, StdStream};
 
-pub use descriptors::raise_open_files;
+pub use descriptors::{affordable_clients, raise_open_files};
 pub use signals::cancel_on_signal;
 pub use worker::{ClusterParts, Parts};
 
@@ -88,7 +88,8 @@ impl fmt::Display for WorkerDied {
 }
 
 /// Accepts clients on all listeners, in the order of the configuration, until `shutdown`, then closes the listeners and waits for the
-/// workers, which watch the same token, to drain: at most `limits.drain_timeout`.
+/// workers, which watch the same token, to drain: at most `limits.drain_timeout`. Clients are as many as
+/// `limits.max_clients` and the open files allow.
 ///
 /// # Errors
 /// A worker ended before the shutdown.
@@ -100,9 +101,10 @@ pub async fn serve(
     shutdown: &CancellationToken,
 ) -> Result<(), WorkerDied> {
     let mut acceptors = JoinSet::new();
+    let max_clients = affordable_clients(limits.max_clients);
     for (index, listener) in listeners.into_iter().enumerate() {
         let (workers, metrics) = (workers.to_vec(), Arc::clone(metrics));
-        let acceptor = acceptor::Acceptor::new(listener, index, workers, limits.max_clients, metrics);
+        let acceptor = acceptor::Acceptor::new(listener, index, workers, max_clients, metrics);
         acceptors.spawn(shutdown.clone().run_until_cancelled_owned(acceptor.run()));
     }
     tokio::select! {
@@ -111,12 +113,12 @@ pub async fn serve(
         index = first_ended(workers) => return Err(WorkerDied(index)),
     }
     acceptors.shutdown().await;
-    drain(workers, limits.drain_timeout).await;
+    drain(workers, limits.drain_timeout, metrics).await;
     Ok(())
 }
 
 /// Waits for every worker to end; what still runs after `timeout` ends with the process.
-async fn drain(workers: &[WorkerHandle], timeout: Duration) {
+async fn drain(workers: &[WorkerHandle], timeout: Duration, metrics: &ControlMetrics) {
     info!(clients = clients(workers), "stopping: no new clients, delivering replies in flight");
     let all = async {
         for worker in workers {
@@ -125,7 +127,10 @@ async fn drain(workers: &[WorkerHandle], timeout: Duration) {
     };
     match tokio::time::timeout(timeout, all).await {
         Ok(()) => info!("stopped"),
-        Err(_) => warn!(clients = clients(workers), "the drain timeout passed: closing what is left"),
+        Err(_) => {
+            metrics.reached[Reached::DrainTimeout.index()].inc();
+            warn!(clients = clients(workers), "the drain timeout passed: closing what is left");
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
-use crate::backend::{Backend, Clock, Credentials, DialGate, SCRATCH, Settings};
-use crate::config::{ClusterConfig, Config, Spin};
+use crate::backend::{Account, Backend, Clock, Credentials, DialGate, Memory, SCRATCH, Settings};
+use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
 use crate::session::{self, Worker};
@@ -29,6 +29,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// The clusters, in the configuration's order.
     pub clusters: Vec<ClusterParts>,
+    /// What the process keeps.
+    pub memory: Arc<Memory>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
 }
@@ -40,7 +42,7 @@ pub struct ClusterParts {
     pub config: Arc<ClusterConfig>,
     /// Its topology.
     pub topology: Arc<Shared>,
-    /// Bounds the dials of the process.
+    /// Bounds the dials and connections to its nodes.
     pub gate: Arc<DialGate>,
 }
 
@@ -53,18 +55,37 @@ impl ClusterParts {
     }
 
     /// What the clients of this cluster share on one worker.
-    fn worker(self, metrics: Arc<WorkerMetrics>, shutdown: CancellationToken, may_spin: bool) -> Rc<Worker> {
+    fn worker(
+        self,
+        settings: Vec<Arc<SessionConfig>>,
+        memory: Account,
+        metrics: Arc<WorkerMetrics>,
+        shutdown: CancellationToken,
+        may_spin: bool,
+    ) -> Rc<Worker> {
         let ClusterParts { config, topology, gate } = self;
-        let settings = Settings {
+        let links = Settings {
+            cluster: config.name.clone(),
             credentials: Self::credentials(&config),
             connections_per_node: config.connections_per_node,
             connect_timeout: config.limits.connect_timeout,
+            max_reply: config.limits.max_reply,
             link_timeout: config.limits.link_timeout,
         };
         let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-        let backend = Rc::new(Backend { settings, gate, clock: Clock::default(), metrics, scratch });
-        let worker = Worker::new(backend, topology, config, shutdown, may_spin);
+        let clock = Clock::since(metrics.begun);
+        let backend = Rc::new(Backend {
+            settings: links,
+            gate,
+            clock,
+            metrics,
+            memory,
+            links: RefCell::default(),
+            scratch,
+        });
+        let worker = Worker::new(backend, topology, config, settings, shutdown, may_spin);
         spawn_local(worker.clone().keep());
+        spawn_local(worker.clone().relieve());
         let spinner = worker.clone();
         spawn_local(async move { spinner.spin().await });
         worker
@@ -84,18 +105,28 @@ impl WorkerHandle {
         let counted = metrics.clone();
         std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let _guard = guard;
-            LocalSet::new().block_on(&runtime, work(incoming, counted, parts));
+            LocalSet::new().block_on(&runtime, work(index, incoming, counted, parts));
         })?;
         Ok(Self { index, sender, clients: Arc::new(AtomicUsize::new(0)), metrics, ended })
     }
 }
 
 /// Serves the clients that come, until the process stops and the last one is gone.
-async fn work(mut incoming: mpsc::Receiver<Incoming>, metrics: Arc<WorkerMetrics>, parts: Parts) {
-    let Parts { config, clusters, shutdown } = parts;
-    let may_spin = may_spin(&config);
-    let start = |cluster: ClusterParts| cluster.worker(metrics.clone(), shutdown.clone(), may_spin);
-    let workers: Vec<Rc<Worker>> = clusters.into_iter().map(start).collect();
+async fn work(
+    index: usize,
+    mut incoming: mpsc::Receiver<Incoming>,
+    metrics: Arc<WorkerMetrics>,
+    parts: Parts,
+) {
+    let Parts { config, clusters, memory, shutdown } = parts;
+    let (may_spin, count) = (may_spin(&config), clusters.len());
+    let start = |(cluster, parts): (usize, ClusterParts)| {
+        let listeners = config.listeners.iter().filter(|listener| listener.cluster == cluster);
+        let settings = listeners.map(|listener| listener.session.clone()).collect();
+        let account = memory.account(index * count + cluster, metrics.clone());
+        parts.worker(settings, account, metrics.clone(), shutdown.clone(), may_spin)
+    };
+    let workers: Vec<Rc<Worker>> = clusters.into_iter().enumerate().map(start).collect();
     let clients = TaskTracker::new();
     loop {
         let client = tokio::select! {

@@ -88,6 +88,15 @@ impl Gather {
         self.left == 0
     }
 
+    /// Bytes of the replies so far.
+    pub(crate) fn bytes(&self) -> usize {
+        let large = |part: &Part| match &part.reply {
+            Some(PartReply::Large(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        self.small.len() + self.parts.iter().map(large).sum::<usize>()
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.left == 0
     }

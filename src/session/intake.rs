@@ -11,7 +11,8 @@ use crate::backend::LARGE;
 use crate::command::{Barrier, Flags, Local, Route, Spec, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
-use crate::protocol::{Args, RequestLimits};
+use crate::metrics::{Closed, Reached};
+use crate::protocol::{Args, RequestError, RequestLimits};
 
 /// After so many requests, keys, or bytes of them a turn lets others run.
 const TURN_KEYS: usize = 1000;
@@ -94,6 +95,9 @@ impl Turn {
                 self.full = planner.full.take();
             }
             if self.is_blocked(&planner) {
+                if !input.bytes().is_empty() {
+                    self.count_blocked(&planner);
+                }
                 return Stop::Blocked;
             }
             if keys >= TURN_KEYS || bytes >= TURN_BYTES {
@@ -104,7 +108,10 @@ impl Turn {
                     keys += arguments;
                     bytes += len;
                 }
-                Ok(None) => return Stop::Empty,
+                Ok(None) => {
+                    (self.counted, planner.state.full_since) = (0, 0);
+                    return Stop::Empty;
+                }
                 Err(stop) => return stop,
             }
         }
@@ -120,12 +127,33 @@ impl Turn {
                 || state.bytes() >= IN_FLIGHT_BYTES
                 || self.full.as_ref().is_some_and(|link| link.kept() >= self.worker.config.limits.link_queue)
                 || self.session.settings.ordering == Ordering::Connection)
-            || state.out.len() >= limits.output_soft
+            || state.unread() >= limits.output_soft
+    }
+
+    /// Counts the bound that holds back what the client sent, once until all of it has been planned.
+    #[cold]
+    fn count_blocked(&mut self, planner: &Planner<'_>) {
+        let (state, limits) = (&*planner.state, &self.session.settings.limits);
+        let bound = if state.unread() >= limits.output_soft {
+            Reached::OutputSoft
+        } else if state.base() < self.barrier {
+            return;
+        } else if state.len() >= limits.session_in_flight {
+            Reached::SessionInFlight
+        } else if self.full.as_ref().is_some_and(|link| link.kept() >= self.worker.config.limits.link_queue) {
+            Reached::LinkQueue
+        } else {
+            return;
+        };
+        if self.counted & 1 << bound.index() == 0 {
+            self.counted |= 1 << bound.index();
+            self.worker.backend.metrics.reached[bound.index()].add(1);
+        }
     }
 
     /// Whether what blocked the planning may be over.
     pub(super) fn may_go_on(&self, state: &State) -> bool {
-        state.is_idle() && state.out.len() < self.session.settings.limits.output_soft && !self.closing
+        state.is_idle() && state.unread() < self.session.settings.limits.output_soft && !self.closing
     }
 
     /// Plans one request: how many arguments and bytes it had.
@@ -145,10 +173,14 @@ impl Turn {
             Ok(Some(framed)) => framed,
             Ok(None) => return Ok(None),
             Err(error) => {
-                self.closing = true;
+                self.refused(match error {
+                    RequestError::RequestTooBig(_) => Some(Reached::MaxRequest),
+                    RequestError::TooManyArguments => Some(Reached::MaxArguments),
+                    _ => None,
+                });
                 let mut text = Vec::new();
                 error.write(&mut text);
-                planner.refuse(error.kind(), text);
+                planner.refuse(None, error.kind(), text);
                 return Ok(None);
             }
         };
@@ -166,15 +198,15 @@ impl Turn {
                 (*spec, barrier, route)
             }
             Err(error) if error.is_http() => {
-                self.closing = true;
-                planner.refuse(ErrorKind::Protocol, Vec::new());
+                self.refused(None);
+                planner.refuse(None, ErrorKind::Protocol, Vec::new());
                 return Ok(None);
             }
             Err(error) => {
                 let mut text = vec![b'-'];
                 error.write_to(&mut text);
                 text.extend_from_slice(b"\r\n");
-                planner.refuse(error.kind(), text);
+                planner.refuse(error.spec(), error.kind(), text);
                 input.advance(framed.len);
                 return Ok(Some((1, framed.len)));
             }
@@ -203,6 +235,16 @@ impl Turn {
         }
         self.framer.shrink();
         Ok(Some((count, framed.len)))
+    }
+
+    /// Closes the connection after the replies: what came is no request, or exceeds this bound.
+    fn refused(&mut self, bound: Option<Reached>) {
+        self.closing = true;
+        let metrics = &self.worker.backend.metrics;
+        metrics.closed[Closed::Protocol.index()].add(1);
+        if let Some(bound) = bound {
+            metrics.reached[bound.index()].add(1);
+        }
     }
 
     /// Whether a command that is a barrier may go now.
@@ -238,6 +280,12 @@ impl Turn {
                 *closing |= local == Local::Quit;
                 let mut reply = Vec::new();
                 client.answer(local, args, worker, &mut reply);
+                if reply.first() == Some(&b'-') {
+                    worker
+                        .backend
+                        .metrics
+                        .error(Some(spec.id), client.failed.take().unwrap_or(ErrorKind::BadArgument));
+                }
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }

@@ -223,6 +223,12 @@ impl Lanes {
         })
     }
 
+    /// Takes this command if it is the first one held in its slot.
+    pub(crate) fn release_if_first(&mut self, slot: u16, ticket: Ticket) -> Option<Held> {
+        let first = self.by_slot.get_mut(&slot)?.first_held()?.ticket;
+        if first == ticket { self.release(slot) } else { None }
+    }
+
     /// Takes the first held command of a slot.
     pub(crate) fn release(&mut self, slot: u16) -> Option<Held> {
         let lane = self.by_slot.get_mut(&slot)?;

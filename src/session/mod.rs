@@ -1,6 +1,7 @@
 //! One client: its turn, its pending commands, and what it takes to keep them in order while the cluster
 //! changes. One file per duty; none of them but the turn touches the socket.
 
+mod ahead;
 mod dispatch;
 mod gather;
 mod info;
@@ -11,17 +12,21 @@ mod output;
 mod pending;
 mod pump;
 mod recover;
+mod relief;
+mod round;
 mod spin;
+mod timeout;
 mod turn;
 mod worker;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
 use crate::config::SessionConfig;
+use crate::metrics::{Closed, ServerError};
 use crate::net::Stream;
 
 use pending::State;
@@ -31,18 +36,36 @@ pub use worker::Worker;
 #[derive(Debug)]
 pub struct Session {
     id: u64,
+    /// Which of a node's links it uses: counted by worker, as clients are dealt out to workers in turns.
+    place: u64,
     worker: Rc<Worker>,
     /// What its listener's clients are subject to.
     settings: Arc<SessionConfig>,
     wakeup: Wakeup,
+    /// What its task is to do besides, in its next turn.
+    order: Cell<Order>,
     state: RefCell<State>,
+}
+
+/// What others make a session's task do; the greater one counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    #[default]
+    None,
+    /// To look whether the client is still there.
+    Probe,
+    /// To take no more requests: the connection ends at a command that is on its way.
+    Finish,
+    /// To close the connection at once.
+    Close(Closed),
 }
 
 impl Receiver for Session {
     #[inline]
     fn reply(&self, ticket: Ticket, reply: Reply<'_>, request: Request<'_>) {
         let mut state = self.state.borrow_mut();
-        if state.gone {
+        // Late: the client has gone, or was told that there was no reply in time.
+        if state.gone || ticket.seq < state.base() {
             return;
         }
         let is_error = reply.bytes().first() == Some(&b'-');
@@ -64,6 +87,14 @@ impl Receiver for Session {
 }
 
 impl Session {
+    /// Makes the session's task do something.
+    fn order(&self, order: Order) {
+        if order > self.order.get() {
+            self.order.set(order);
+            self.wakeup.wake();
+        }
+    }
+
     /// Takes a command's own result. True if the session's task has something to do.
     #[inline]
     fn answered(&self, state: &mut State, ticket: Ticket, reply: Reply<'_>, request: Request<'_>) -> bool {
@@ -71,7 +102,7 @@ impl Session {
             self.watched_answer(state, ticket, request.bytes());
         }
         if reply.bytes().first() == Some(&b'-') {
-            self.worker.backend.metrics.server_errors.add(1);
+            self.worker.backend.metrics.server_error(state.command(ticket), ServerError::of(reply.bytes()));
         }
         let backend = &self.worker.backend;
         state.complete(ticket, reply, backend.clock.now(), &backend.metrics) || state.lanes.is_some()
@@ -81,13 +112,17 @@ impl Session {
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
 pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
-    let session = Rc::new(Session { id, worker: worker.clone(), settings, wakeup, state });
+    let (order, place) = (Cell::default(), worker.next_place());
+    let session = Rc::new(Session { id, place, worker: worker.clone(), settings, wakeup, order, state });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;
     let (held, _) = session.state.borrow().held();
     worker.backend.metrics.abandoned.add(held as u64);
-    session.state.borrow_mut().leave();
-    worker.count_held(&mut session.state.borrow_mut());
+    let mut state = session.state.borrow_mut();
+    state.leave(&worker.backend.metrics);
+    worker.count_held(&mut state);
+    worker.count_kept(&mut state, 0);
+    drop(state);
     worker.leave(&session);
 }

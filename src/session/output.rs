@@ -53,6 +53,12 @@ impl Output {
         self.chunked + self.tail.len() - self.written
     }
 
+    /// Bytes of memory that it takes.
+    #[inline]
+    pub(crate) fn memory(&self) -> usize {
+        self.chunked + self.tail.capacity()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }

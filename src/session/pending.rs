@@ -9,7 +9,7 @@ use super::lanes::{Held, Lanes};
 use super::output::Output;
 use crate::backend::{Reply, Ticket};
 use crate::command::Spec;
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Owner, WorkerMetrics};
 
 /// One command that has not been answered.
 #[derive(Debug)]
@@ -35,6 +35,19 @@ pub(crate) enum Progress {
     Parts(Box<Gather>),
     /// The reply is there, but not that of an earlier command.
     Done(Bytes),
+    /// Instead of a reply the connection is closed here.
+    Cut,
+}
+
+impl Pending {
+    /// Bytes of replies that wait in it.
+    fn early(&self) -> usize {
+        match &self.progress {
+            Progress::Waiting | Progress::Cut => 0,
+            Progress::Parts(gather) => gather.bytes(),
+            Progress::Done(reply) => reply.len(),
+        }
+    }
 }
 
 /// What a session and its links share.
@@ -46,11 +59,25 @@ pub(crate) struct State {
     /// Request bytes of the commands in the queue.
     bytes: usize,
     pub(crate) out: Output,
+    /// Bytes of replies that wait for those to earlier commands.
+    early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
     /// The routes' version that the commands in the queue were sent by.
     pub(crate) version: u64,
     /// What the worker was told of what is held.
     pub(crate) held_told: (usize, usize),
+    /// What the worker was told of input and output, in bytes.
+    pub(crate) kept_told: (usize, usize),
+    /// When the client took a byte last, by the worker's clock,
+    pub(crate) wrote_at: u64,
+    /// since when it has not been read because its input is full, or 0,
+    pub(crate) full_since: u64,
+    /// and since when its unread output has exceeded `output_hard`, or 0.
+    pub(crate) hard_since: u64,
+    /// Nothing is being read from it, so that its leaving must be asked for.
+    pub(crate) not_read: bool,
+    /// The first command is one at which the connection is to be closed.
+    pub(crate) cut: bool,
     /// It was idle when the worker looked last.
     pub(crate) idle_since_round: bool,
     /// The client has gone: what still comes for it is dropped.
@@ -86,11 +113,40 @@ impl State {
         self.bytes
     }
 
+    /// Bytes of replies that the client has not taken, those that wait for their turn included.
+    #[inline]
+    pub(crate) fn unread(&self) -> usize {
+        self.out.len() + self.early
+    }
+
+    /// When the first command was framed that has not been answered, by the worker's clock.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.queue.front().map(|pending| pending.started)
+    }
+
+    /// What of command `seq` waits for a reply: slot, ticket and link of each part.
+    pub(crate) fn waiting(&mut self, seq: u64) -> Vec<(u16, Ticket, u32)> {
+        match self.get(seq) {
+            Some(Pending { progress: Progress::Parts(gather), .. }) => {
+                gather.waiting().map(|(part, slot, link)| (slot, Ticket { seq, part }, link)).collect()
+            }
+            Some(Pending { progress: Progress::Waiting, slot, link, .. }) => {
+                vec![(*slot, Ticket { seq, part: 0 }, *link)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Adds a command, whose number is [`State::next_seq`] before the call.
     #[inline]
     pub(crate) fn push(&mut self, pending: Pending) {
         self.bytes += pending.len as usize;
         self.queue.push_back(pending);
+    }
+
+    /// The place in the table of the command that `ticket` is for.
+    pub(crate) fn command(&mut self, ticket: Ticket) -> Option<u16> {
+        Some(self.get(ticket.seq)?.spec?.id)
     }
 
     pub(crate) fn get(&mut self, seq: u64) -> Option<&mut Pending> {
@@ -136,23 +192,62 @@ impl State {
             return true;
         }
         let Some(pending) = self.get(ticket.seq) else { return false };
+        let len = reply.bytes().len();
         match &mut pending.progress {
             Progress::Parts(gather) => _ = gather.complete(ticket.part, reply),
-            progress => *progress = Progress::Done(reply.into_bytes()),
+            progress @ Progress::Waiting => *progress = Progress::Done(reply.into_bytes()),
+            Progress::Done(_) | Progress::Cut => return false,
         }
+        self.count_early(len as i64, metrics);
         self.flush(now, metrics)
     }
 
-    /// Moves the replies that are next in line to the output. True if there were any.
+    /// Answers a whole command, whatever parts of it are still to come: with this reply, or by closing the
+    /// connection. True if there is anything to do for the session's task.
+    pub(crate) fn settle(
+        &mut self,
+        seq: u64,
+        reply: Option<Bytes>,
+        now: u64,
+        metrics: &WorkerMetrics,
+    ) -> bool {
+        let Some(pending) = self.get(seq) else { return false };
+        let before = pending.early();
+        pending.progress = reply.map_or(Progress::Cut, Progress::Done);
+        let change = pending.early() as i64 - before as i64;
+        self.count_early(change, metrics);
+        self.flush(now, metrics)
+    }
+
+    fn count_early(&mut self, change: i64, metrics: &WorkerMetrics) {
+        self.early = (self.early as i64 + change) as usize;
+        metrics.kept.add(Owner::EarlyReplies, change);
+    }
+
+    /// Moves the replies that are next in line to the output. True if there were any, or the place is reached at
+    /// which the connection is to be closed.
     #[inline]
     pub(crate) fn flush(&mut self, now: u64, metrics: &WorkerMetrics) -> bool {
         let before = self.base;
         while let Some(front) = self.queue.front_mut() {
-            match &mut front.progress {
-                Progress::Done(reply) => self.out.push(std::mem::take(reply)),
-                Progress::Parts(gather) if gather.is_done() => gather.merge(self.out.tail()),
+            let early = match &mut front.progress {
+                Progress::Done(reply) => {
+                    let reply = std::mem::take(reply);
+                    let len = reply.len();
+                    self.out.push(reply);
+                    len
+                }
+                Progress::Parts(gather) if gather.is_done() => {
+                    gather.merge(self.out.tail());
+                    gather.bytes()
+                }
+                Progress::Cut => {
+                    self.cut = true;
+                    return true;
+                }
                 _ => break,
-            }
+            };
+            self.count_early(-(early as i64), metrics);
             self.pop(now, metrics);
         }
         self.base != before
@@ -163,9 +258,12 @@ impl State {
         if let Some(pending) = self.queue.pop_front() {
             self.base += 1;
             self.bytes -= pending.len as usize;
+            let mut command = metrics.requests.len() - 1;
             if let Some(spec) = pending.spec {
                 metrics.latency[spec.family.index()].record(now.saturating_sub(pending.started));
+                command = usize::from(spec.id);
             }
+            metrics.requests[command].inc();
         }
     }
 
@@ -194,7 +292,7 @@ impl State {
                             lanes.on_way(slot, Ticket { seq, part }, link);
                         }
                     }
-                    Progress::Done(_) => {}
+                    Progress::Done(_) | Progress::Cut => {}
                 }
             }
             lanes
@@ -222,20 +320,35 @@ impl State {
     }
 
     /// Forgets everything: the client has gone.
-    pub(crate) fn leave(&mut self) {
-        let held_told = self.held_told;
-        *self = State { gone: true, base: self.next_seq(), held_told, ..State::default() };
+    pub(crate) fn leave(&mut self, metrics: &WorkerMetrics) {
+        self.count_early(-(self.early as i64), metrics);
+        let (held_told, kept_told) = (self.held_told, self.kept_told);
+        *self = State { gone: true, base: self.next_seq(), held_told, kept_told, ..State::default() };
     }
 
     /// Drops all commands from the first held one on. How many there were.
-    pub(crate) fn abandon_held(&mut self) -> usize {
+    pub(crate) fn abandon_held(&mut self, metrics: &WorkerMetrics) -> usize {
         let first = (self.base..).zip(&self.queue).find(|(seq, _)| self.is_held(*seq)).map(|(seq, _)| seq);
         let Some(first) = first else { return 0 };
         let keep = (first - self.base) as usize;
-        let dropped = self.queue.len() - keep;
-        self.bytes -= self.queue.drain(keep..).map(|pending| pending.len as usize).sum::<usize>();
+        let (dropped, mut early) = (self.queue.len() - keep, 0);
+        for pending in self.queue.drain(keep..) {
+            self.bytes -= pending.len as usize;
+            early += pending.early();
+        }
+        self.count_early(-(early as i64), metrics);
         self.lanes = None;
         dropped
+    }
+
+    /// Drops all commands: the connection is to be closed where the first one is. How many of them were held.
+    pub(crate) fn abandon_all(&mut self, metrics: &WorkerMetrics) -> usize {
+        let (held, _) = self.held();
+        self.count_early(-(self.early as i64), metrics);
+        self.base = self.next_seq();
+        self.queue.clear();
+        (self.bytes, self.lanes, self.cut) = (0, None, false);
+        held
     }
 
     fn is_held(&self, seq: u64) -> bool {
@@ -267,7 +380,9 @@ mod tests {
 
     #[test]
     fn a_client_that_never_pauses_is_not_watched_for_ever() {
-        let all = crate::metrics::Metrics::new(&["a"; 64], 1);
+        let (families, commands) = (&crate::command::Family::LABELS, &crate::command::NAMES);
+        let shape = crate::metrics::Shape { families, commands, workers: 1, ..Default::default() };
+        let all = crate::metrics::Metrics::new(shape);
         let (mut state, metrics) = (State::default(), &all.workers()[0]);
         let push = |state: &mut State| {
             let progress = Progress::Waiting;

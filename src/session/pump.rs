@@ -12,6 +12,7 @@ use super::recover::backoff;
 use crate::backend::{Down, Link, Reply, Ticket};
 use crate::command::Route;
 use crate::error::ClientError;
+use crate::metrics::{Reached, ServerError};
 use crate::protocol::{Protocol, RequestFramer};
 use crate::route::Routes;
 use crate::topology::Cause;
@@ -57,7 +58,9 @@ impl Session {
         let mut due: Option<u64> = None;
         let mut sent = false;
         for slot in lanes.holding() {
-            while let Some(first) = lanes.lane(slot).first_held().map(|held| held.ticket) {
+            while let Some(first) = lanes.lane(slot).first_held().map(|held| held.ticket)
+                && !state.cut
+            {
                 let started = state.get(first.seq).map_or(0, |pending| pending.started);
                 let step = self.step(&mut lanes, routes, slot, protocol, started, now);
                 match step {
@@ -86,6 +89,7 @@ impl Session {
                         let Some(held) = lanes.release(slot) else { break };
                         let reply = held.history.error.unwrap_or_default();
                         let backend = &self.worker.backend;
+                        backend.metrics.server_error(state.command(held.ticket), ServerError::of(&reply));
                         state.complete(held.ticket, Reply::Large(reply), now, &backend.metrics);
                     }
                 }
@@ -169,7 +173,7 @@ impl Session {
             let reason = if tables == 0 { NO_TABLE } else { "Hash slot not served" };
             return self.wait_or_fail(held, expired || long, now, deadline, tables, reason);
         };
-        match node.link(protocol, self.id) {
+        match node.link(protocol, self.place) {
             Ok(link) if expired && (tried || link.is_opening()) => {
                 self.wait_or_fail(held, true, now, deadline, tables, "The node does not answer")
             }
@@ -226,10 +230,13 @@ impl Session {
     fn fail(&self, state: &mut State, held: Held, failure: Failure) {
         let backend = &self.worker.backend;
         let error = match failure {
-            Failure::Cluster(error) => error,
+            Failure::Cluster(error) => {
+                backend.metrics.reached[Reached::CommandDeadline.index()].add(1);
+                error
+            }
             Failure::Forbidden => ClientError::OrderConflict,
         };
-        backend.metrics.errors[error.kind().index()].add(1);
+        backend.metrics.error(state.command(held.ticket), error.kind());
         let reply = held.history.error.unwrap_or_else(|| {
             let mut text = Vec::new();
             error.append_to(&mut text);

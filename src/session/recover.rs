@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Session;
 use super::gather::Gather;
 use super::lanes::{Held, History, Next, Unconfirmed};
 use super::pending::{Pending, Progress, State};
+use super::{Order, Session};
 use crate::backend::{Loss, Reply, Request, Ticket};
 use crate::command::{Flags, Merge, Route, resolve};
+use crate::config::OnIndoubt;
 use crate::error::ClientError;
 use crate::metrics::Redirect;
 use crate::net::NodeAddr;
@@ -191,11 +192,10 @@ impl Session {
         let backend = &self.worker.backend;
         if loss.sent && !spec.is_readonly() {
             let error = ClientError::Indoubt { node: loss.node.clone() };
-            backend.metrics.errors[error.kind().index()].add(1);
             state.lanes().took_effect(slot, ticket, request, spec);
-            let mut text = Vec::new();
-            error.append_to(&mut text);
-            state.complete(ticket, Reply::Small(&text), backend.clock.tick(), &backend.metrics);
+            if let Some(text) = self.in_doubt(state, ticket.seq, &error) {
+                state.complete(ticket, Reply::Small(&text), backend.clock.tick(), &backend.metrics);
+            }
             return true;
         }
         backend.metrics.redirects[Redirect::Lost as usize].add(1);
@@ -203,6 +203,21 @@ impl Session {
         let wait = backoff(history.tries);
         state.hold(slot, Held { history, ..self.held(ticket, Bytes::copy_from_slice(request), wait) });
         false
+    }
+
+    /// What to answer to a command whose outcome is unknown; nothing if the connection is closed there.
+    pub(super) fn in_doubt(&self, state: &mut State, seq: u64, error: &ClientError) -> Option<Vec<u8>> {
+        let backend = &self.worker.backend;
+        let command = state.get(seq).and_then(|pending| pending.spec).map(|spec| spec.id);
+        backend.metrics.error(command, error.kind());
+        if self.settings.on_indoubt == OnIndoubt::Disconnect {
+            state.settle(seq, None, backend.clock.now(), &backend.metrics);
+            self.order(Order::Finish);
+            return None;
+        }
+        let mut text = Vec::new();
+        error.append_to(&mut text);
+        Some(text)
     }
 
     /// A command that is being watched was answered with its own result.

@@ -12,10 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
+use super::ahead::Ahead;
 use super::intake::{Input, Stop};
 use super::local::Client;
-use super::{Session, Worker};
-use crate::backend::{LARGE, Link};
+use super::pending::State;
+use super::{Order, Session, Worker};
+use crate::backend::{LARGE, Link, make_room};
+use crate::metrics::{Closed, Reached};
 use crate::net::Stream;
 use crate::protocol::RequestFramer;
 
@@ -31,6 +34,8 @@ pub(super) struct Turn {
     pub(super) framer: RequestFramer,
     /// What was read and is not planned yet.
     pub(super) input: BytesMut,
+    /// What was read behind it while nothing could be planned.
+    ahead: Ahead,
     pub(super) client: Client,
     /// Nothing more is planned until this command is the first unanswered one.
     pub(super) barrier: u64,
@@ -42,6 +47,8 @@ pub(super) struct Turn {
     pub(super) closing: bool,
     /// A link whose queue was full when a command was added to it.
     pub(super) full: Option<Rc<Link>>,
+    /// Bounds that hold the input back and have been counted, a bit for each [`Reached::index`].
+    pub(super) counted: u32,
     /// How many commands in flight the worker was told of.
     pub(super) in_flight: usize,
     /// When to look at held commands again.
@@ -60,12 +67,14 @@ impl Turn {
             stream,
             framer: RequestFramer::default(),
             input: BytesMut::new(),
+            ahead: Ahead::default(),
             client,
             barrier: 0,
             others: 0,
             eof: false,
             closing: false,
             full: None,
+            counted: 0,
             in_flight: 0,
             sleep: None,
             parting: None,
@@ -76,6 +85,9 @@ impl Turn {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.session.wakeup.begin(cx);
         self.worker.spin.turn(self.worker.backend.clock.tick());
+        if self.session.order.get() != Order::None && self.obey() {
+            return Poll::Ready(());
+        }
         self.closing |= self.worker.drain.is_cancelled();
         let mut stop = self.plan_input();
         let mut reads = 0;
@@ -91,7 +103,13 @@ impl Turn {
         if self.write(cx).is_err() {
             return Poll::Ready(());
         }
-        let state = self.session.state.borrow();
+        let session = self.session.clone();
+        let mut state = session.state.borrow_mut();
+        if state.cut {
+            self.end_here(&mut state);
+        }
+        state.not_read = self.eof || self.closing || state.full_since != 0;
+        self.worker.count_kept(&mut state, self.input.capacity() + self.ahead.len());
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
         let goes_on = stop == Stop::Budget || reads == TURN_READS;
@@ -102,6 +120,43 @@ impl Turn {
         let finished = state.is_idle() && state.out.is_empty();
         drop(state);
         if over && finished && (self.closing || stop == Stop::Empty) { self.part(cx) } else { Poll::Pending }
+    }
+
+    /// Does what others ordered. True if the connection is to be closed at once.
+    #[cold]
+    fn obey(&mut self) -> bool {
+        match self.session.order.replace(Order::None) {
+            Order::None => false,
+            Order::Probe => self.stream.is_broken(),
+            Order::Finish => {
+                self.closing = true;
+                false
+            }
+            Order::Close(reason) => {
+                self.count_closed(reason);
+                true
+            }
+        }
+    }
+
+    fn count_closed(&self, reason: Closed) {
+        self.worker.backend.metrics.closed[reason.index()].add(1);
+        tracing::info!(
+            client = self.session.id,
+            peer = self.stream.peer(),
+            reason = reason.label(),
+            "closing a client"
+        );
+    }
+
+    /// The place has been reached at which a write's unknown outcome closes the connection.
+    #[cold]
+    fn end_here(&mut self, state: &mut State) {
+        self.closing = true;
+        let held = state.abandon_all(&self.worker.backend.metrics);
+        self.worker.backend.metrics.abandoned.add(held as u64);
+        self.worker.count_held(state);
+        self.count_closed(Closed::Indoubt);
     }
 
     /// Everything was written. Ready when the connection may be closed without the client losing any of it: a
@@ -139,12 +194,12 @@ impl Turn {
     ///
     /// Where planning was not stopped the input is part of one request, which `max_request` bounds.
     fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
-        let full = stop == Stop::Blocked && self.input.len() >= self.session.settings.limits.input_hard;
-        if self.eof || self.closing || full {
+        let blocked = stop == Stop::Blocked;
+        if self.eof || self.closing || (blocked && self.is_full()) {
             return Poll::Pending;
         }
         let metrics = self.worker.backend.metrics.clone();
-        if self.input.is_empty() {
+        if blocked || self.input.is_empty() {
             let worker = self.worker.clone();
             let mut scratch = worker.backend.scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch);
@@ -152,32 +207,50 @@ impl Turn {
             let filled = buffer.filled();
             metrics.bytes_in.add(filled.len() as u64);
             self.eof = filled.is_empty();
+            if blocked {
+                self.ahead.push(filled);
+                return Poll::Ready(Ok(stop));
+            }
             let mut input = Input::Scratch(filled);
             let stop = self.plan(&mut input);
             self.input.extend_from_slice(input.bytes());
             return Poll::Ready(Ok(stop));
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
-        // What a client announces is believed up to a megabyte, then as far as it has proven.
-        self.input.reserve(wanted.clamp(LARGE, self.input.len().max(1 << 20)));
+        make_room(&mut self.input, wanted, LARGE);
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
         metrics.bytes_in.add(count as u64);
         self.eof = count == 0;
         Poll::Ready(Ok(self.plan_input()))
     }
 
+    /// Whether no more is read ahead; counts that, once until all was planned.
+    fn is_full(&self) -> bool {
+        let (limit, mut state) = (self.session.settings.limits.input_hard, self.session.state.borrow_mut());
+        let full = self.input.len() + self.ahead.len() >= limit;
+        if full && state.full_since == 0 {
+            state.full_since = self.worker.backend.clock.now().max(1);
+            self.worker.backend.metrics.reached[Reached::InputHard.index()].add(1);
+        }
+        full
+    }
+
     fn plan_input(&mut self) -> Stop {
-        if self.input.is_empty() {
-            return Stop::Empty;
+        while !self.input.is_empty() {
+            let mut input = Input::Buffer(std::mem::take(&mut self.input));
+            let stop = self.plan(&mut input);
+            if let Input::Buffer(rest) = input
+                && !rest.is_empty()
+            {
+                self.input = rest;
+            }
+            if stop != Stop::Empty || self.ahead.is_empty() {
+                return stop;
+            }
+            let wanted = self.framer.wants().saturating_sub(self.input.len());
+            self.ahead.take_into(&mut self.input, wanted);
         }
-        let mut input = Input::Buffer(std::mem::take(&mut self.input));
-        let stop = self.plan(&mut input);
-        if let Input::Buffer(rest) = input
-            && !rest.is_empty()
-        {
-            self.input = rest;
-        }
-        stop
+        Stop::Empty
     }
 
     /// Sends held commands that may go, and sets the alarm for the others.
@@ -190,7 +263,7 @@ impl Turn {
         let due = session.pump(&mut state, &mut self.worker.routes.borrow_mut(), self.client.protocol);
         if due.is_some() && self.eof {
             // The client does not wait any more; a command that waits must not follow it.
-            let dropped = state.abandon_held();
+            let dropped = state.abandon_held(&self.worker.backend.metrics);
             self.worker.backend.metrics.abandoned.add(dropped as u64);
             self.closing = true;
         }
@@ -225,6 +298,7 @@ impl Turn {
             match written {
                 Poll::Ready(Ok(count)) => {
                     state.out.wrote(count);
+                    state.wrote_at = self.worker.backend.clock.now();
                     self.worker.backend.metrics.bytes_out.add(count as u64);
                 }
                 Poll::Ready(Err(error)) => return Err(error),

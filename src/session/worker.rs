@@ -11,15 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use super::pending::State;
+use super::round::Levels;
 use super::spin::Spin;
 use crate::backend::Backend;
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, SessionConfig};
+use crate::metrics::{Owner, Phase};
 use crate::route::Routes;
 use crate::topology::Shared;
 
 /// How often sessions and links are looked after, at least.
 const ROUND: Duration = Duration::from_secs(1);
-/// `link_timeout` is kept to a quarter of it.
+/// Times that are looked after in rounds are kept to a quarter of the shortest one.
 const ROUNDS: u32 = 4;
 /// A link on which nothing has happened for so long is pinged: far below any `timeout` of a server that
 /// makes sense.
@@ -36,12 +38,20 @@ pub struct Worker {
     pub topology: Arc<Shared>,
     /// The cluster's part of the configuration.
     pub config: Arc<ClusterConfig>,
+    /// What holds for the clients of each of its listeners.
+    settings: Vec<Arc<SessionConfig>>,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
     pub drain: CancellationToken,
     pub(super) spin: Spin,
     sessions: RefCell<HashMap<u64, Weak<Session>>>,
+    /// How many sessions there have been.
+    places: Cell<u64>,
     /// Request bytes of the commands that are held, of all sessions.
     pub(super) held_bytes: Cell<usize>,
+    /// How many those commands are, and since when.
+    held: Cell<(usize, u64)>,
+    /// The levels of bounds that it showed last.
+    pub(super) shown: Cell<Levels>,
 }
 
 impl Worker {
@@ -50,23 +60,42 @@ impl Worker {
         backend: Rc<Backend>,
         topology: Arc<Shared>,
         config: Arc<ClusterConfig>,
+        settings: Vec<Arc<SessionConfig>>,
         drain: CancellationToken,
         may_spin: bool,
     ) -> Rc<Self> {
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
-        let (sessions, held_bytes) = (RefCell::default(), Cell::new(0));
-        let spin = Spin::new(may_spin);
-        Rc::new(Worker { spin, backend, routes, topology, config, drain, sessions, held_bytes })
+        let (sessions, places, held_bytes) = (RefCell::default(), Cell::new(0), Cell::new(0));
+        let (spin, held, shown) = (Spin::new(may_spin), Cell::default(), Cell::default());
+        Rc::new(Worker {
+            spin,
+            backend,
+            routes,
+            topology,
+            config,
+            settings,
+            drain,
+            sessions,
+            places,
+            held_bytes,
+            held,
+            shown,
+        })
     }
 
     /// Takes over new snapshots and looks after links and sessions, for ever.
     pub async fn keep(self: Rc<Self>) {
         let mut published = self.topology.published();
         let link_timeout = self.config.limits.link_timeout;
-        let every = ROUND.min(link_timeout / ROUNDS);
+        let limits = || self.settings.iter().map(|settings| &settings.limits);
+        let shortest = limits().map(|limits| limits.output_grace.min(limits.stall_timeout)).min();
+        let every = ROUND.min(shortest.unwrap_or(ROUND).min(link_timeout) / ROUNDS);
         let mut round = tokio::time::interval(every);
         // A worker that got no time must not take its own silence for the nodes'.
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let command_timeout = limits().filter_map(|limits| limits.command_timeout).min();
+        let mut timeouts = tokio::time::interval(command_timeout.unwrap_or(ROUND) / ROUNDS);
+        timeouts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let rounds = |time: Duration| (time.as_secs_f64() / every.as_secs_f64()).ceil() as u32;
         let (limit, idle) = (rounds(link_timeout), rounds(IDLE));
         let mut draining = false;
@@ -75,7 +104,12 @@ impl Worker {
                 changed = published.changed() => if changed.is_err() { return },
                 _ = round.tick() => {
                     self.routes.borrow_mut().check_links(limit, idle);
-                    self.each_session(Session::shrink);
+                    self.round();
+                    continue;
+                }
+                _ = timeouts.tick(), if command_timeout.is_some() => {
+                    let now = self.backend.clock.tick();
+                    self.each_session(|session| session.time_out(now));
                     continue;
                 }
                 () = self.drain.cancelled(), if !draining => {
@@ -93,6 +127,11 @@ impl Worker {
                 }
             });
         }
+    }
+
+    /// The number of a new session, by which it gets its links.
+    pub(super) fn next_place(&self) -> u64 {
+        self.places.replace(self.places.get() + 1)
     }
 
     pub(super) fn enter(&self, session: &Rc<Session>) {
@@ -115,28 +154,34 @@ impl Worker {
         now
     }
 
+    /// Keeps the account of a client's buffers, of which the input takes this much.
+    #[inline]
+    pub(super) fn count_kept(&self, state: &mut State, input: usize) {
+        let now = (input, state.out.memory());
+        let told = std::mem::replace(&mut state.kept_told, now);
+        if told != now {
+            self.backend.memory.change(Owner::ClientInput, told.0, now.0);
+            self.backend.memory.change(Owner::ClientOutput, told.1, now.1);
+            self.backend.memory.raise(state.unread(), input);
+            self.backend.memory.check();
+        }
+    }
+
     /// Keeps the count of what all sessions hold.
     pub(super) fn count_held(&self, state: &mut State) {
         let (commands, bytes) = state.held();
         let (commands_told, bytes_told) = std::mem::replace(&mut state.held_told, (commands, bytes));
+        let (metrics, now) = (&self.backend.metrics, self.backend.clock.now());
+        let (held, since) = self.held.get();
+        metrics.phase_nanos[Phase::Redirect.index()].add((now - since).wrapping_mul(held as u64));
+        self.held.set((held + commands - commands_told, now));
         self.held_bytes.set(self.held_bytes.get() + bytes - bytes_told);
-        self.backend.metrics.held.add(commands as i64 - commands_told as i64);
-        self.backend.metrics.held_bytes.set(self.held_bytes.get() as i64);
+        metrics.held.add(commands as i64 - commands_told as i64);
+        self.backend.memory.change(Owner::Held, bytes_told, bytes);
     }
 
-    fn each_session(&self, f: impl Fn(&Session)) {
+    pub(super) fn each_session(&self, mut f: impl FnMut(&Rc<Session>)) {
         let sessions: Vec<_> = self.sessions.borrow().values().filter_map(Weak::upgrade).collect();
         sessions.iter().for_each(|session| f(session));
-    }
-}
-
-impl Session {
-    /// Gives back the memory of a session that has been idle since the last time.
-    fn shrink(&self) {
-        let mut state = self.state.borrow_mut();
-        if state.is_idle() && state.out.is_empty() && state.idle_since_round {
-            state.shrink();
-        }
-        state.idle_since_round = state.is_idle();
     }
 }

@@ -11,8 +11,9 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::snapshot::{Snapshot, View, merge};
 use super::view::parse;
-use crate::backend::{Credentials, DialError, DialGate, open};
-use crate::metrics::{ControlMetrics, Refresh as Outcome};
+use crate::backend::{Credentials, DialError, DialGate, Permit, Purpose, open};
+pub use crate::metrics::Cause;
+use crate::metrics::{ClusterMetrics, Refresh as Outcome};
 use crate::net::NodeAddr;
 use crate::protocol::{Protocol, ReplyFramer, write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,17 +37,6 @@ const FAILURES: u32 = 3;
 const REQUESTS: usize = 256;
 /// The largest CLUSTER NODES that is read: a thousand nodes take a fifth of a megabyte.
 const MAX_ANSWER: usize = 16 << 20;
-
-/// Why somebody wants a refresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// MOVED or ASK, or a node that is not known.
-    Redirect,
-    /// CLUSTERDOWN, READONLY, or a slot without an owner.
-    Uncovered,
-    /// A link was lost or refused.
-    Connection,
-}
 
 /// What the refresher and the workers share.
 #[derive(Debug)]
@@ -89,12 +79,12 @@ pub struct Refresh {
     seeds: Vec<NodeAddr>,
     credentials: Option<Credentials>,
     gate: Arc<DialGate>,
-    metrics: Arc<ControlMetrics>,
+    metrics: Arc<ClusterMetrics>,
     connections: HashMap<NodeAddr, Control>,
+    permits: HashMap<NodeAddr, Permit>,
     asked: HashMap<NodeAddr, Instant>,
-    /// How many refreshes in a row got no answer.
+    /// How many refreshes in a row got no answer, and whether that was logged.
     failures: u32,
-    /// Whether that was logged.
     warned: bool,
 }
 
@@ -104,13 +94,13 @@ impl Refresh {
         seeds: Vec<NodeAddr>,
         credentials: Option<Credentials>,
         gate: Arc<DialGate>,
-        metrics: Arc<ControlMetrics>,
+        metrics: Arc<ClusterMetrics>,
     ) -> Self {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let (published, receiver) = watch::channel(0);
         let (snapshot, version) = (ArcSwapOption::empty(), ArcSwapOption::empty());
         let shared = Arc::new(Shared { snapshot, version, requests: sender, published: receiver });
-        let (connections, asked) = (HashMap::new(), HashMap::new());
+        let (connections, permits, asked) = (HashMap::new(), HashMap::new(), HashMap::new());
         Refresh {
             shared,
             requests,
@@ -120,6 +110,7 @@ impl Refresh {
             gate,
             metrics,
             connections,
+            permits,
             asked,
             failures: 0,
             warned: false,
@@ -133,8 +124,9 @@ impl Refresh {
 
     /// Refreshes for ever.
     pub async fn run(mut self) {
-        let mut named = Vec::new();
+        let (mut named, mut cause) = (Vec::new(), Cause::Start);
         loop {
+            self.metrics.refreshes_by_cause[cause.index()].inc();
             let begun = Instant::now();
             let found = self.refresh(std::mem::take(&mut named)).await;
             sleep_until((begun + COOL_DOWN).into()).await;
@@ -143,7 +135,9 @@ impl Refresh {
                 // Nobody answered: go on trying, a little slower.
                 false => COOL_DOWN.mul_f64(1.0 + 4.0 * fastrand::f64()),
             };
-            if let Ok(Some((_, node))) = timeout(wait, self.requests.recv()).await {
+            cause = if found { Cause::Periodic } else { cause };
+            if let Ok(Some((why, node))) = timeout(wait, self.requests.recv()).await {
+                cause = why;
                 named.extend(node);
             }
             while let Ok((_, node)) = self.requests.try_recv() {
@@ -160,8 +154,12 @@ impl Refresh {
             // Also one that may not be dialled now has had its turn.
             self.asked.insert(node.clone(), Instant::now());
             let connection = self.connections.remove(&node);
-            if connection.is_none() && self.gate.take(&node, Instant::now()).is_err() {
-                continue;
+            if connection.is_none() {
+                self.permits.remove(&node);
+                match self.gate.take(&node, Purpose::Topology, Instant::now()) {
+                    Ok(permit) => _ = self.permits.insert(node.clone(), permit),
+                    Err(_) => continue,
+                }
             }
             let credentials = self.credentials.clone();
             queries.spawn(async move {
@@ -175,6 +173,7 @@ impl Refresh {
             self.metrics.refreshes[Outcome::Failed.index()].add(1);
             return false;
         }
+        self.metrics.answered();
         let before = self.shared.snapshot();
         let snapshot = merge(before.as_ref().map(|snapshot| &snapshot.table), &views);
         let changed = before.as_ref().is_none_or(|before| !Arc::ptr_eq(&before.table, &snapshot.table));
@@ -183,11 +182,13 @@ impl Refresh {
             let (shards, covered) = (snapshot.table.shards.len(), snapshot.table.covered());
             tracing::info!(shards, covered, moved, "the topology changed");
             self.connections.retain(|addr, _| snapshot.table.known.contains_key(addr));
+            self.permits.retain(|addr, _| snapshot.table.known.contains_key(addr));
             self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
         }
         let outcome = if changed { Outcome::Changed } else { Outcome::Unchanged };
         self.metrics.refreshes[outcome.index()].add(1);
         self.metrics.topology_version.add(i64::from(changed));
+        self.metrics.shards.set(snapshot.table.shards.len() as i64);
         self.metrics.slots_uncovered.set((super::SLOTS - snapshot.table.covered()) as i64);
         self.shared.snapshot.store(Some(Arc::new(snapshot)));
         self.published.send_modify(|count| *count += 1);
@@ -274,7 +275,7 @@ impl Refresh {
     }
 }
 
-/// A connection that is kept for the next query.
+/// Kept for the next query.
 #[derive(Debug)]
 struct Control {
     stream: TcpStream,

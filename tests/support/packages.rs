@@ -1,27 +1,52 @@
-//! Packages of other languages, installed below the target folder at the first run.
+//! Packages of other languages: clients, for the scripts of `tests/clients`, and what knows the schemas of other
+//! people's files. They are installed below the target folder at the first run.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
-/// The programs of a virtual environment of Python that has these requirements. Two tests must not ask for the same
-/// name at a time.
-#[track_caller]
-pub fn venv(name: &str, requirements: &Path) -> PathBuf {
-    let folder = installed(name, &[requirements], |folder| {
+/// The path of a script or list in `tests/clients`.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+/// A Python that has today's redis-py.
+pub fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| virtual_environment("python", &script("requirements.txt")).join("python"))
+}
+
+/// A Python that has redis-py-cluster, with the old redis-py that it needs.
+pub fn python_of_old() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        virtual_environment("python-of-old", &script("requirements-of-old.txt")).join("python")
+    })
+}
+
+/// A folder whose packages Node finds.
+pub fn node_modules() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| packages_of_node("node", &script("")))
+}
+
+/// The programs of a virtual environment of Python with what is in the list.
+pub fn virtual_environment(name: &str, list: &Path) -> PathBuf {
+    let folder = installed(name, &[list.to_owned()], |folder| {
         succeed(Command::new("python3").args(["-m", "venv"]).arg(folder.join("venv")));
         let quiet = ["install", "--quiet", "--disable-pip-version-check", "-r"];
-        let mut pip = Command::new(folder.join("venv/bin/pip"));
-        succeed(pip.args(quiet).arg(folder.join("requirements.txt")));
+        succeed(Command::new(folder.join("venv/bin/pip")).args(quiet).arg(list));
     });
     folder.join("venv/bin")
 }
 
-/// A folder of Node's packages, by the lists in `lists`.
-#[track_caller]
-pub fn node_modules(name: &str, lists: &Path) -> PathBuf {
+/// The `node_modules` with what is in the lists of a folder.
+pub fn packages_of_node(name: &str, lists: &Path) -> PathBuf {
     let lists = ["package.json", "package-lock.json"].map(|list| lists.join(list));
-    let folder = installed(name, &lists.each_ref().map(PathBuf::as_path), |folder| {
+    let folder = installed(name, &lists, |folder| {
         let quiet = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"];
         succeed(Command::new("npm").args(quiet).current_dir(folder));
     });
@@ -29,27 +54,29 @@ pub fn node_modules(name: &str, lists: &Path) -> PathBuf {
 }
 
 /// Installs packages into a folder of their own, unless they are there by the same list.
-#[track_caller]
-fn installed(name: &str, lists: &[&Path], install: fn(&Path)) -> PathBuf {
+fn installed(name: &str, lists: &[PathBuf], install: impl FnOnce(&Path)) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let read = |list: &&Path| fs::read_to_string(list).expect("the list is there");
+    // Another test process may be at it.
+    let lock = File::create(folder.with_extension("lock")).expect("the target folder can be written");
+    lock.lock().expect("a file can be locked");
+    let read = |list: &PathBuf| fs::read_to_string(list).expect("the list is there");
     let wanted: String = lists.iter().map(read).collect();
     let mark = folder.join("installed");
     if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
         return folder;
     }
     let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder below target");
+    fs::create_dir_all(&folder).expect("the target folder can be written");
     for list in lists {
-        fs::copy(list, folder.join(list.file_name().expect("a file"))).expect("a copy");
+        let name = list.file_name().expect("a list is a file");
+        fs::copy(list, folder.join(name)).expect("the list can be copied");
     }
     install(&folder);
-    fs::write(mark, wanted).expect("a mark");
+    fs::write(mark, wanted).expect("the target folder can be written");
     folder
 }
 
 #[track_caller]
-pub fn succeed(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?}");
+fn succeed(command: &mut Command) {
+    assert!(command.status().expect("it starts").success(), "{command:?}");
 }

@@ -1,0 +1,203 @@
+//! What the process keeps in buffers, and the call for somebody to go when that exceeds `max_memory`.
+//!
+//! Each worker adds to cells of its own as its buffers grow and shrink. When they have grown by a megabyte since it
+//! looked last, and in every round, it adds up those of all workers. So the bound is kept to a megabyte for each
+//! worker, what is read in one turn besides.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tokio::sync::Notify;
+
+use crate::config::ProcessLimits;
+use crate::metrics::{Owner, Reached, WorkerMetrics};
+
+/// A worker that keeps this much more than when it looked last adds up what all keep.
+const STEP: i64 = 1 << 20;
+/// Closing a client whose output, or input, is smaller than this would free nothing worth the harm.
+pub const WORTHWHILE: u64 = 64 * 1024;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Memory {
+    limits: ProcessLimits,
+    workers: Box<[Arc<WorkerMetrics>]>,
+    places: Box<[Place]>,
+}
+
+/// A worker's part in a cluster: what it tells the others, and how they call it.
+#[derive(Debug, Default)]
+struct Place {
+    output: AtomicU64,
+    input: AtomicU64,
+    called: Notify,
+}
+
+/// Who has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// The largest unread output, or reply that is not all there, of the place that asks.
+    Output,
+    /// The largest input of the place that asks.
+    Input,
+    /// Somebody of another place.
+    Elsewhere,
+    /// Nobody: nothing that is kept is worth it.
+    Nobody,
+}
+
+impl Memory {
+    /// For these workers, each of which serves this many clusters.
+    #[must_use]
+    pub fn new(limits: ProcessLimits, workers: &[Arc<WorkerMetrics>], clusters: usize) -> Arc<Self> {
+        let places = (0..workers.len() * clusters).map(|_| Place::default()).collect();
+        Arc::new(Memory { limits, workers: workers.into(), places })
+    }
+
+    /// The account of one place; places count from 0.
+    #[must_use]
+    pub fn account(self: &Arc<Self>, place: usize, metrics: Arc<WorkerMetrics>) -> Account {
+        Account { shared: self.clone(), place, metrics, next_check: Cell::new(STEP) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.kept() > self.limits.max_memory
+    }
+
+    /// Bytes; never less than nothing, though cells are read while they change.
+    fn kept(&self) -> usize {
+        self.workers.iter().map(|worker| worker.kept.all()).sum::<i64>().max(0) as usize
+    }
+}
+
+/// One worker's buffers, as far as they belong to one cluster.
+pub struct Account {
+    shared: Arc<Memory>,
+    place: usize,
+    metrics: Arc<WorkerMetrics>,
+    next_check: Cell<i64>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Account {} of {:?}", self.place, self.shared)
+    }
+}
+
+impl Account {
+    /// Keeps `now` bytes for this owner instead of `before`.
+    #[inline]
+    pub fn change(&self, owner: Owner, before: usize, now: usize) {
+        self.metrics.kept.add(owner, now as i64 - before as i64);
+    }
+
+    /// To be called at the end of a turn in which more may have been kept than before.
+    #[inline]
+    pub fn check(&self) {
+        if self.metrics.kept.all() >= self.next_check.get() {
+            self.add_up();
+        }
+    }
+
+    /// Adds up what all workers keep, and calls all of them if it is too much.
+    #[cold]
+    pub fn add_up(&self) {
+        self.next_check.set(self.metrics.kept.all() + STEP);
+        if self.shared.is_over() {
+            self.shared.places.iter().for_each(|place| place.called.notify_one());
+        }
+    }
+
+    /// Waits until somebody found that the process keeps too much.
+    pub async fn called(&self) {
+        self.shared.places[self.place].called.notified().await;
+    }
+
+    /// Whether the process keeps too much.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.is_over()
+    }
+
+    /// Tells the other places of this one's largest unread output and largest input.
+    pub fn publish(&self, output: usize, input: usize) {
+        self.shared.places[self.place].output.store(output as u64, Relaxed);
+        self.shared.places[self.place].input.store(input as u64, Relaxed);
+    }
+
+    /// As [`Self::publish`], of one client or link, where that is more: so that they know also while this worker is
+    /// too busy to look for its largest.
+    #[inline]
+    pub fn raise(&self, output: usize, input: usize) {
+        let place = &self.shared.places[self.place];
+        for (cell, size) in [(&place.output, output as u64), (&place.input, input as u64)] {
+            if size > cell.load(Relaxed) {
+                cell.store(size, Relaxed);
+            }
+        }
+    }
+
+    /// Who has to go, by what the places have published.
+    #[must_use]
+    pub fn victim(&self) -> Victim {
+        let largest = |size: fn(&Place) -> &AtomicU64| {
+            // The first of equal ones, at whichever place this is asked.
+            let sizes = self.shared.places.iter().map(|place| size(place).load(Relaxed)).enumerate();
+            sizes.rev().max_by_key(|(_, size)| *size).filter(|(_, size)| *size >= WORTHWHILE)
+        };
+        let chosen = match (largest(|place| &place.output), largest(|place| &place.input)) {
+            (Some((place, _)), _) => (place, Victim::Output),
+            (None, Some((place, _))) => (place, Victim::Input),
+            (None, None) => return Victim::Nobody,
+        };
+        if chosen.0 == self.place { chosen.1 } else { Victim::Elsewhere }
+    }
+
+    /// How much of the process's bounds is in use.
+    #[must_use]
+    pub fn levels(&self) -> [(Reached, usize, usize); 2] {
+        let Memory { limits, workers, .. } = &*self.shared;
+        let clients: i64 = workers.iter().map(|worker| worker.clients.value()).sum();
+        [
+            (Reached::MaxClients, clients.max(0) as usize, limits.max_clients),
+            (Reached::MaxMemory, self.shared.kept(), limits.max_memory),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Metrics, Shape};
+
+    #[test]
+    fn the_largest_output_of_all_places_goes_first_then_the_largest_input() {
+        let metrics = Metrics::new(Shape { workers: 2, ..Shape::default() });
+        let limits = ProcessLimits { max_memory: 10 << 20, ..Default::default() };
+        let memory = Memory::new(limits, metrics.workers(), 1);
+        let accounts: Vec<Account> = metrics
+            .workers()
+            .iter()
+            .enumerate()
+            .map(|(i, worker)| memory.account(i, worker.clone()))
+            .collect();
+        let [one, two] = &accounts[..] else { panic!("two places") };
+        let victims = || (one.victim(), two.victim());
+        assert_eq!(victims(), (Victim::Nobody, Victim::Nobody));
+        one.publish(1 << 20, 9 << 20);
+        two.publish(2 << 20, 0);
+        assert_eq!(victims(), (Victim::Elsewhere, Victim::Output));
+        two.publish(1 << 20, 0);
+        assert_eq!(victims(), (Victim::Output, Victim::Elsewhere), "one of two equal ones");
+        one.publish(1000, 9 << 20);
+        two.publish(1000, 0);
+        assert_eq!(victims(), (Victim::Input, Victim::Elsewhere));
+        one.change(Owner::ClientInput, 0, 6 << 20);
+        two.change(Owner::LinkReplies, 0, 5 << 20);
+        assert!(one.is_over() && two.is_over());
+        two.change(Owner::LinkReplies, 5 << 20, 1 << 20);
+        assert!(!one.is_over());
+    }
+}

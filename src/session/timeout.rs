@@ -1,0 +1,68 @@
+//! `command_timeout`: a command that takes too long is answered in the node's stead. The link stays, and the reply
+//! is dropped when it comes: its number is not that of any command any more.
+
+use super::Session;
+use super::pending::State;
+use crate::error::ClientError;
+use crate::metrics::Reached;
+use crate::net::NodeAddr;
+
+impl Session {
+    /// Answers the commands that were framed longer than `command_timeout` before `now`, if there is one.
+    ///
+    /// They are in the order of their framing, so the first one tells whether there are any.
+    pub(super) fn time_out(&self, now: u64) {
+        let Some(limit) = self.settings.limits.command_timeout else { return };
+        let mut state = self.state.borrow_mut();
+        while let Some(started) = state.oldest()
+            && u128::from(now.saturating_sub(started)) >= limit.as_nanos()
+            && !state.cut
+        {
+            self.give_up_first(&mut state, now);
+            self.wakeup.wake();
+        }
+    }
+
+    /// Answers the first command. Earlier ones there are none, so that none has to be forbidden to be repeated.
+    fn give_up_first(&self, state: &mut State, now: u64) {
+        let (seq, mut error, mut node) = (state.base(), None, None);
+        for (slot, ticket, link) in state.waiting(seq) {
+            let lanes = state.lanes.as_mut();
+            let held = lanes.and_then(|lanes| lanes.release_if_first(slot, ticket));
+            match held {
+                Some(held) => error = held.history.error.or(error),
+                None => {
+                    if let Some(lanes) = &mut state.lanes {
+                        lanes.back(slot, ticket);
+                    }
+                    let link = self.worker.backend.link(link);
+                    node = Some(link.map_or_else(|| NodeAddr::new("?", 0), |link| link.addr().clone()));
+                }
+            }
+        }
+        let metrics = &self.worker.backend.metrics;
+        metrics.reached[Reached::CommandTimeout.index()].add(1);
+        let spec = state.get(seq).and_then(|pending| pending.spec);
+        let (readonly, command) = (spec.is_some_and(|spec| spec.is_readonly()), spec.map(|spec| spec.id));
+        let reply = match (node, error) {
+            (Some(node), _) if !readonly => self.in_doubt(state, seq, &ClientError::IndoubtTimeout { node }),
+            (Some(node), _) => Some(self.text(command, &ClientError::Timeout { node })),
+            (None, Some(error)) => Some(error.to_vec()),
+            (None, None) => {
+                let reason = "No node could serve the command within command_timeout".into();
+                Some(self.text(command, &ClientError::ClusterDown { reason }))
+            }
+        };
+        if let Some(reply) = reply {
+            state.settle(seq, Some(reply.into()), now, metrics);
+        }
+    }
+
+    /// An error's text as a reply; counts it.
+    fn text(&self, command: Option<u16>, error: &ClientError) -> Vec<u8> {
+        self.worker.backend.metrics.error(command, error.kind());
+        let mut text = Vec::new();
+        error.append_to(&mut text);
+        text
+    }
+}
