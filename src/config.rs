@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tracing_subscriber::filter::Targets;
 
-use crate::net::{ListenAddr, NodeAddr};
+use crate::net::{AddressMap, ListenAddr, NodeAddr};
 
 pub use bounds::{BOUNDS, Bound, ClusterLimits, ProcessLimits, SessionLimits};
 pub use demo::DemoOptions;
@@ -78,6 +78,8 @@ pub struct ClusterConfig {
     pub seeds: Vec<NodeAddr>,
     /// What the proxy logs in to the nodes with.
     pub auth: Option<ClusterAuth>,
+    /// Where nodes are dialled that announce another address.
+    pub address_map: AddressMap,
     /// Shared links per worker, node and protocol version, at least one.
     pub connections_per_node: usize,
     /// What is kept for it at most.

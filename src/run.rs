@@ -15,7 +15,7 @@ use crate::demo::{Cluster, ClusterOptions, DemoError};
 use crate::metrics::{ClusterMetrics, Metrics, Shape};
 use crate::net::{BindError, Listener};
 use crate::server::{self, ClusterParts, Parts, WorkerDied, WorkerHandle};
-use crate::topology::Refresh;
+use crate::topology::{Options, Refresh};
 
 /// What the proxy is bound to, with the ports that it got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,8 +162,12 @@ async fn serve(
 fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
     let start = |(cluster, metrics): (&Arc<ClusterConfig>, &Arc<ClusterMetrics>)| {
         let gate = DialGate::new(cluster.limits.max_connections_per_node);
-        let credentials = ClusterParts::credentials(cluster);
-        let refresh = Refresh::new(cluster.seeds.clone(), credentials, gate.clone(), metrics.clone());
+        let options = Options {
+            seeds: cluster.seeds.clone(),
+            credentials: ClusterParts::credentials(cluster),
+            address_map: cluster.address_map.clone(),
+        };
+        let refresh = Refresh::new(options, gate.clone(), metrics.clone());
         let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate };
         (parts, refresh)
     };

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::State;
 use crate::metrics::ClusterMetrics;
-use crate::topology::{Shared, Table};
+use crate::topology::snapshot::{Member, ShardFacts};
+use crate::topology::{Shared, State as Condition};
 
 /// The page: `{"clusters": […]}`, one for each cluster of the configuration; see [`cluster`].
 pub(super) fn page(state: &State) -> String {
@@ -13,38 +14,45 @@ pub(super) fn page(state: &State) -> String {
     format!("{}\n", json!({ "clusters": clusters }))
 }
 
-/// A cluster's name, the version and age of its table, and the table: without shards until there is one.
+/// A cluster's name, how it is, the version and age of its table, and its shards: none until there is a table.
 fn cluster(metrics: &ClusterMetrics, shared: &Shared) -> Value {
     let snapshot = shared.snapshot();
-    let table = snapshot.as_ref().map(|snapshot| &*snapshot.table);
+    let snapshot = snapshot.as_deref();
+    let foreign: Vec<String> =
+        snapshot.iter().flat_map(|snapshot| &snapshot.foreign).map(ToString::to_string).collect();
     json!({
         "name": &*metrics.name,
         "version": metrics.topology_version.value(),
         "age_seconds": metrics.age(),
-        "cluster_down": metrics.cluster_down.value() != 0,
+        "state": snapshot.map_or("unknown", |snapshot| Condition::label(snapshot.state)),
         "slots_uncovered": metrics.slots_uncovered.value(),
-        "open_slots": table.map(open_slots).unwrap_or_default(),
-        "shards": table.map(shards).unwrap_or_default(),
+        "foreign_seeds": foreign,
+        "shards": snapshot.map(|snapshot| snapshot.shards().iter().map(shard).collect::<Vec<_>>()),
     })
 }
 
-/// Slots that are being moved, in their order.
-fn open_slots(table: &Table) -> Vec<u16> {
-    let mut open: Vec<u16> = table.open.iter().copied().collect();
-    open.sort_unstable();
-    open
+/// A shard's slots as `[first, last]`, those that are being moved, and its nodes.
+fn shard(facts: &ShardFacts<'_>) -> Value {
+    let slots: Vec<[u16; 2]> = facts.slots.iter().map(|(first, last)| [*first, *last]).collect();
+    json!({
+        "id": &*facts.shard.id,
+        "primary": facts.shard.addr.to_string(),
+        "epoch": facts.shard.epoch,
+        "slots": slots,
+        "open_slots": facts.open,
+        "health": facts.primary.map(|primary| primary.health.label()),
+        "hostname": facts.primary.and_then(|primary| primary.hostname.as_deref()),
+        "zone": facts.primary.and_then(|primary| primary.zone.as_deref()),
+        "replicas": facts.replicas.iter().map(|replica| member(replica)).collect::<Vec<_>>(),
+    })
 }
 
-/// Each primary and its slots as `[first, last]`.
-fn shards(table: &Table) -> Vec<Value> {
-    let mut ranges: Vec<Vec<[u16; 2]>> = vec![Vec::new(); table.shards.len()];
-    for (slot, owner) in (0..).zip(table.owners.iter()) {
-        let Some(ranges) = ranges.get_mut(usize::from(*owner)) else { continue };
-        match ranges.last_mut() {
-            Some([_, last]) if *last + 1 == slot => *last = slot,
-            _ => ranges.push([slot, slot]),
-        }
-    }
-    let shard = |(shard, slots): (&crate::topology::Shard, Vec<[u16; 2]>)| json!({ "id": &*shard.id, "primary": shard.addr.to_string(), "epoch": shard.epoch, "slots": slots });
-    table.shards.iter().zip(ranges).map(shard).collect()
+fn member(member: &Member) -> Value {
+    json!({
+        "id": &*member.id,
+        "address": member.addr.to_string(),
+        "hostname": member.hostname.as_deref(),
+        "zone": member.zone.as_deref(),
+        "health": member.health.label(),
+    })
 }

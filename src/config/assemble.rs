@@ -16,7 +16,7 @@ use super::{
     ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, OnIndoubt,
     Ordering, ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
 };
-use crate::net::{ListenAddr, NodeAddr};
+use crate::net::{AddressMap, ListenAddr, NodeAddr};
 
 const CLUSTER_PASSWORD: &str = "SLOTMUX_CLUSTER_PASSWORD";
 const CLUSTER_USER: &str = "SLOTMUX_CLUSTER_USER";
@@ -153,11 +153,22 @@ fn cluster(
         name: name.into(),
         seeds: seeds.into_iter().filter(|seed| known.insert(seed.clone())).collect(),
         auth: cluster_auth(reader, section),
+        address_map: address_map(reader, section),
         connections_per_node: reader
             .number(&settings::CONNECTIONS_PER_NODE, &both, MAX_CONNECTIONS_PER_NODE)
             .unwrap_or(1),
         limits: ClusterLimits::read(reader, &both),
     }
+}
+
+fn address_map(reader: &mut Reader<'_>, section: &Section<'_>) -> AddressMap {
+    let mut map = AddressMap::default();
+    for Written { at, text } in reader.texts(&settings::ADDRESS_MAP, &[section]) {
+        if let Err(error) = map.add(&text) {
+            reader.mistakes.add(at, error.to_string());
+        }
+    }
+    map
 }
 
 /// Each worker has its shared links for either version of the protocol, and the topology is asked over one more.

@@ -186,6 +186,9 @@ declared! {
     Gauge "slotmux_slots_uncovered" ["cluster"] "Slots without an owner" = ClusterGauge(|c| &c.slots_uncovered);
     Gauge "slotmux_cluster_down" ["cluster"] "1 while no node that is asked says that the cluster is well" =
         ClusterGauge(|c| &c.cluster_down);
+    Gauge "slotmux_cluster_refuses_all" ["cluster"]
+        "1 while all slots are refused because one has no owner: set cluster-require-full-coverage no" =
+        ClusterGauge(|c| &c.refuses_all);
     Gauge "slotmux_foreign_seeds" ["cluster"] "Seeds that are no part of the cluster" =
         ClusterGauge(|c| &c.foreign_seeds);
     Counter "slotmux_topology_refreshes_total" ["cluster", "outcome"] "Refreshes of the slot table" =

@@ -177,6 +177,8 @@ pub struct ClusterMetrics {
     pub slots_uncovered: Gauge,
     /// 1 while none of the nodes that were asked says that the cluster is well.
     pub cluster_down: Gauge,
+    /// 1 while the nodes refuse every slot because one of them has no owner.
+    pub refuses_all: Gauge,
     /// Seeds that are no part of the cluster.
     pub foreign_seeds: Gauge,
     /// By [`Refresh::index`].
@@ -195,6 +197,7 @@ impl ClusterMetrics {
             shards: Gauge::default(),
             slots_uncovered: Gauge::default(),
             cluster_down: Gauge::default(),
+            refuses_all: Gauge::default(),
             foreign_seeds: Gauge::default(),
             refreshes: Default::default(),
             refreshes_by_cause: Default::default(),

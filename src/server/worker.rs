@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
 use crate::backend::{Account, Backend, Clock, Credentials, DialGate, Memory, SCRATCH, Settings};
-use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
+use crate::config::{ClusterConfig, Config, Secret, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
 use crate::session::{self, Worker};
@@ -50,8 +50,8 @@ impl ClusterParts {
     /// What the nodes are shown.
     pub fn credentials(config: &ClusterConfig) -> Option<Credentials> {
         let auth = config.auth.as_ref()?;
-        let password = String::from_utf8_lossy(auth.passwords.first()?.as_bytes()).into_owned();
-        Some(Credentials { user: auth.user.clone(), password })
+        let text = |secret: &Secret| String::from_utf8_lossy(secret.as_bytes()).into_owned();
+        Some(Credentials { user: auth.user.clone(), passwords: auth.passwords.iter().map(text).collect() })
     }
 
     /// What the clients of this cluster share on one worker.

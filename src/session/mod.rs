@@ -17,6 +17,7 @@ mod round;
 mod spin;
 mod timeout;
 mod turn;
+mod watch;
 mod worker;
 
 use std::cell::{Cell, RefCell};

@@ -6,6 +6,7 @@
 // Each test file compiles all of this as a module of its own, and uses a part.
 #![allow(dead_code, unused_imports, unreachable_pub)]
 
+mod bus;
 mod client;
 mod cluster;
 mod load;
@@ -23,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use bus::Bus;
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
 pub use load::{Done, Mix};
@@ -31,6 +33,7 @@ pub use plain::PlainServer;
 pub use proxy::{Proxy, ProxyBuilder, sum};
 pub use scripted::{
     Action, Conn, Gate, HIGH, LOW, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
+    take_request,
 };
 pub use slotmux::demo::ClusterOptions;
 pub use value::Value;

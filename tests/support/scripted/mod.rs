@@ -12,10 +12,10 @@ mod topology;
 use std::{
     collections::HashMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-pub use conn::Conn;
+pub use conn::{Conn, take_request};
 pub use node::ScriptedNode;
 pub use topology::{Topology, TopologyNode};
 
@@ -126,6 +126,8 @@ pub struct Recorded {
     pub asking: bool,
     /// It is one of those that a script does not see: the handshake, CLUSTER …
     pub control: bool,
+    /// When it was read.
+    pub at: Instant,
 }
 
 impl Recorded {
