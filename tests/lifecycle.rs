@@ -75,6 +75,7 @@ fn no_new_client_is_taken_while_it_stops() {
     proxy.signal("TERM");
     eventually(SOON, || Client::try_connect(proxy.addr()).is_none());
     assert_eq!(proxy.get("/healthz").0, 200, "the admin port is open to the end");
+    assert_eq!(proxy.get("/readyz"), (503, "draining\n".to_owned()), "a balancer sends nobody here");
     assert_eq!(client.read_value(), Value::bulk("done"));
     assert_eq!(proxy.wait(SOON).unwrap().code(), Some(0));
 }
