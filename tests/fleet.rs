@@ -132,7 +132,7 @@ fn a_thousand_nodes_are_served_also_after_each_of_them_has_given_all_its_slots_a
         (0..NODES).map(|i| Value::bulk(((i + turn) % NODES).to_string())).collect()
     };
     assert_eq!(client.pipeline(&gets), numbers(0));
-    assert_eq!(proxy.metric("slotmux_links"), NODES as f64);
+    assert_eq!(proxy.metric("slotmux_node_links{state=\"up\"}"), NODES as f64);
     fleet.turn.store(1, Ordering::Relaxed);
     assert_eq!(client.pipeline(&gets), numbers(1));
     eventually(SOON, || proxy.metric("slotmux_topology_version") >= 2.0);
@@ -140,7 +140,7 @@ fn a_thousand_nodes_are_served_also_after_each_of_them_has_given_all_its_slots_a
     assert_eq!(client.pipeline(&gets), numbers(1));
     assert_eq!(proxy.metric("slotmux_redirects_total{kind=\"moved\"}"), moved, "the table has it now");
     assert_eq!(proxy.metric("slotmux_topology_version"), 2.0);
-    assert_eq!(proxy.metric("slotmux_links"), NODES as f64, "the links stay");
+    assert_eq!(proxy.metric("slotmux_node_links{state=\"up\"}"), NODES as f64, "the links stay");
     let refreshes = proxy.metric_sum("slotmux_topology_refreshes_total") as usize;
     let queries = fleet.queries.load(Ordering::Relaxed);
     assert!(queries <= 3 * refreshes + 3, "{queries} queries in {refreshes} refreshes");

@@ -15,6 +15,8 @@ pub enum ReplyError {
 
 /// A line may be this long: errors repeat what clients and scripts wrote.
 const MAX_LINE: usize = 1 << 20;
+/// More elements of one aggregate than any server has: nested ones cannot overflow the count.
+const MAX_ELEMENTS: i64 = 1 << 31;
 
 impl fmt::Display for ReplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +41,7 @@ pub struct ReplyFramer {
     left: usize,
     /// How long the buffer must be for the element that was cut off.
     wants: usize,
-    /// How far the line that was cut off has been searched for its end.
+    /// How far the line that was cut off has been searched for its end; 0 if none was.
     searched: usize,
 }
 
@@ -53,16 +55,15 @@ impl ReplyFramer {
         if self.left == 0 {
             self.left = 1;
             self.at = 0;
-            self.searched = 0;
+        } else if self.searched > self.at && !self.resume(bytes)? {
+            return Ok(None);
         }
         while self.left > 0 {
             let Some(&kind) = bytes.get(self.at) else { return Ok(None) };
             let (end, more) = match kind {
                 b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => {
-                    let from = self.at.max(self.searched);
-                    match memchr::memchr(b'\n', &bytes[from..]) {
-                        Some(i) => (from + i + 1, 0),
-                        None if bytes.len() - self.at > MAX_LINE => return Err(ReplyError::Line),
+                    match memchr::memchr(b'\n', &bytes[self.at..]) {
+                        Some(i) => (self.at + i + 1, 0),
                         None => {
                             self.searched = bytes.len();
                             self.wants = 0;
@@ -76,6 +77,7 @@ impl ReplyFramer {
                     None => return Ok(None),
                 },
                 b'*' | b'~' | b'>' | b'%' | b'|' => match number(bytes, self.at + 1)? {
+                    Some((count, _)) if count > MAX_ELEMENTS => return Err(ReplyError::Number),
                     Some((count, next)) => (next, elements(kind, count)),
                     None => return Ok(None),
                 },
@@ -86,9 +88,26 @@ impl ReplyFramer {
                 return Ok(None);
             }
             self.at = end;
-            self.left = (self.left - 1).saturating_add(more);
+            self.left = self.left - 1 + more;
         }
         Ok(Some(self.at))
+    }
+
+    /// Goes on with a line that was cut off; whether its end is there now.
+    #[cold]
+    fn resume(&mut self, bytes: &[u8]) -> Result<bool, ReplyError> {
+        match memchr::memchr(b'\n', &bytes[self.searched..]) {
+            Some(i) => {
+                self.at = self.searched + i + 1;
+                (self.left, self.searched) = (self.left - 1, 0);
+                Ok(true)
+            }
+            None if bytes.len() - self.at > MAX_LINE => Err(ReplyError::Line),
+            None => {
+                self.searched = bytes.len();
+                Ok(false)
+            }
+        }
     }
 
     /// How long the buffer must at least be for `next` to get further: a hint for reading.

@@ -1,38 +1,34 @@
 //! What is dropped with a client, or before it has gone.
 
 use super::pending::State;
-use crate::metrics::WorkerMetrics;
 
 impl State {
     /// Forgets everything: the client has gone.
-    pub(crate) fn leave(&mut self, metrics: &WorkerMetrics) {
-        self.count_early(-(self.early as i64), metrics);
+    pub(crate) fn leave(&mut self) {
         let (held_told, kept_told) = (self.held_told, self.kept_told);
         *self = State { gone: true, base: self.next_seq(), held_told, kept_told, ..State::default() };
     }
 
     /// Drops all commands from the first held one on. How many there were.
-    pub(crate) fn abandon_held(&mut self, metrics: &WorkerMetrics) -> usize {
+    pub(crate) fn abandon_held(&mut self) -> usize {
         let first = (self.base..).zip(&self.queue).find(|(seq, _)| self.is_held(*seq)).map(|(seq, _)| seq);
         let Some(first) = first else { return 0 };
         let keep = (first - self.base) as usize;
-        let (dropped, mut early) = (self.queue.len() - keep, 0);
+        let dropped = self.queue.len() - keep;
         for pending in self.queue.drain(keep..) {
             self.bytes -= pending.len as usize;
-            early += pending.early();
+            self.early -= pending.early();
         }
-        self.count_early(-(early as i64), metrics);
         self.lanes = None;
         dropped
     }
 
     /// Drops all commands: the connection is to be closed where the first one is. How many of them were held.
-    pub(crate) fn abandon_all(&mut self, metrics: &WorkerMetrics) -> usize {
+    pub(crate) fn abandon_all(&mut self) -> usize {
         let (held, _) = self.held();
-        self.count_early(-(self.early as i64), metrics);
         self.base = self.next_seq();
         self.queue.clear();
-        (self.bytes, self.lanes, self.cut) = (0, None, false);
+        (self.bytes, self.early, self.lanes, self.cut) = (0, 0, None, false);
         held
     }
 

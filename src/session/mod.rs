@@ -66,8 +66,7 @@ impl Receiver for Session {
     #[inline]
     fn reply(&self, ticket: Ticket, reply: Reply<'_>, request: Request<'_>) {
         let mut state = self.state.borrow_mut();
-        // Late: the client has gone, or was told that there was no reply in time.
-        if state.gone || ticket.seq < state.base() {
+        if state.gone {
             return;
         }
         let is_error = reply.bytes().first() == Some(&b'-');
@@ -103,7 +102,8 @@ impl Session {
         if state.lanes.is_some() {
             self.watched_answer(state, ticket, request.bytes());
         }
-        if reply.bytes().first() == Some(&b'-') {
+        // Not a late one, whose client was told that there was no reply in time.
+        if reply.bytes().first() == Some(&b'-') && ticket.seq >= state.base() {
             self.worker.backend.metrics.server_error(state.command(ticket), ServerError::of(reply.bytes()));
         }
         let backend = &self.worker.backend;
@@ -122,7 +122,7 @@ pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConf
     let (held, _) = session.state.borrow().held();
     worker.backend.metrics.abandoned.add(held as u64);
     let mut state = session.state.borrow_mut();
-    state.leave(&worker.backend.metrics);
+    state.leave();
     worker.count_held(&mut state);
     worker.count_kept(&mut state, 0);
     drop(state);

@@ -50,6 +50,17 @@ impl Pending {
     }
 }
 
+/// Replies that came early are told of at once when there are so many bytes more of them.
+const EARLY_STEP: usize = 16 * 1024;
+
+/// Bytes of a client's buffers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) early: usize,
+}
+
 /// What a session and its links share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -66,15 +77,15 @@ pub(crate) struct State {
     pub(crate) version: u64,
     /// What the worker was told of what is held.
     pub(crate) held_told: (usize, usize),
-    /// What the worker was told of input and output, in bytes.
-    pub(crate) kept_told: (usize, usize),
+    /// What the worker was told of.
+    pub(crate) kept_told: Told,
     /// When the client took a byte last, by the worker's clock,
     pub(crate) wrote_at: u64,
     /// since when it has not been read because its input is full, or 0,
     pub(crate) full_since: u64,
     /// and since when its unread output has exceeded `output_hard`, or 0.
     pub(crate) hard_since: u64,
-    /// Nothing is being read from it, so that its leaving must be asked for.
+    /// Nothing is read from it any more, so that its leaving must be asked for.
     pub(crate) not_read: bool,
     /// The first command is one at which the connection is to be closed.
     pub(crate) cut: bool,
@@ -198,8 +209,18 @@ impl State {
             progress @ Progress::Waiting => *progress = Progress::Done(reply.into_bytes()),
             Progress::Done(_) | Progress::Cut => return false,
         }
-        self.count_early(len as i64, metrics);
+        self.early += len;
+        if self.early >= self.kept_told.early + EARLY_STEP {
+            self.tell_early(metrics);
+        }
         self.flush(now, metrics)
+    }
+
+    /// Tells how much came early: its own turn does it too, but that may be long in coming.
+    #[cold]
+    fn tell_early(&mut self, metrics: &WorkerMetrics) {
+        let told = std::mem::replace(&mut self.kept_told.early, self.early);
+        metrics.kept.add(Owner::EarlyReplies, self.early as i64 - told as i64);
     }
 
     /// Answers a whole command, whatever parts of it are still to come: with this reply, or by closing the
@@ -214,14 +235,9 @@ impl State {
         let Some(pending) = self.get(seq) else { return false };
         let before = pending.early();
         pending.progress = reply.map_or(Progress::Cut, Progress::Done);
-        let change = pending.early() as i64 - before as i64;
-        self.count_early(change, metrics);
+        let after = pending.early();
+        self.early = self.early - before + after;
         self.flush(now, metrics)
-    }
-
-    pub(super) fn count_early(&mut self, change: i64, metrics: &WorkerMetrics) {
-        self.early = (self.early as i64 + change) as usize;
-        metrics.kept.add(Owner::EarlyReplies, change);
     }
 
     /// Moves the replies that are next in line to the output. True if there were any, or the place is reached at
@@ -247,7 +263,7 @@ impl State {
                 }
                 _ => break,
             };
-            self.count_early(-(early as i64), metrics);
+            self.early -= early;
             self.pop(now, metrics);
         }
         self.base != before

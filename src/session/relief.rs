@@ -68,8 +68,8 @@ impl Worker {
             if state.unread() > largest.output {
                 (largest.output, largest.reader) = (state.unread(), Some(session.clone()));
             }
-            if state.kept_told.0 > largest.input {
-                (largest.input, largest.writer) = (state.kept_told.0, Some(session.clone()));
+            if state.kept_told.input > largest.input {
+                (largest.input, largest.writer) = (state.kept_told.input, Some(session.clone()));
             }
         });
         for link in self.backend.all_links() {

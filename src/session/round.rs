@@ -65,14 +65,16 @@ impl Session {
     fn round(&self, now: u64, levels: &mut Levels) {
         let mut state = self.state.borrow_mut();
         let limits = &self.settings.limits;
-        levels.raise(Reached::InputHard, state.kept_told.0, limits.input_hard);
+        levels.raise(Reached::InputHard, state.kept_told.input, limits.input_hard);
         levels.raise(Reached::OutputSoft, state.unread(), limits.output_soft);
         levels.raise(Reached::OutputHard, state.unread(), limits.output_hard);
         levels.raise(Reached::SessionInFlight, state.len(), limits.session_in_flight);
         self.shrink(&mut state);
+        let input = state.kept_told.input;
+        self.worker.count_kept(&mut state, input);
         if let Some(reason) = self.overdue(&mut state, now) {
             self.order(Order::Close(reason));
-        } else if state.not_read {
+        } else if state.not_read || state.full_since != 0 {
             self.order(Order::Probe);
         }
     }
@@ -81,8 +83,6 @@ impl Session {
     fn shrink(&self, state: &mut State) {
         if state.is_idle() && state.out.is_empty() && state.idle_since_round {
             state.shrink();
-            let input = state.kept_told.0;
-            self.worker.count_kept(state, input);
         }
         state.idle_since_round = state.is_idle();
     }

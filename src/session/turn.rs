@@ -15,7 +15,6 @@ use tokio_util::io::poll_read_buf;
 use super::ahead::Ahead;
 use super::intake::{Input, Stop};
 use super::local::Client;
-use super::pending::State;
 use super::{Order, Session, Worker};
 use crate::backend::{LARGE, Link, make_room};
 use crate::metrics::{Closed, Reached};
@@ -103,12 +102,12 @@ impl Turn {
         if self.write(cx).is_err() {
             return Poll::Ready(());
         }
-        let session = self.session.clone();
-        let mut state = session.state.borrow_mut();
+        let mut state = self.session.state.borrow_mut();
         if state.cut {
-            self.end_here(&mut state);
+            drop(state);
+            self.end_here();
+            state = self.session.state.borrow_mut();
         }
-        state.not_read = self.eof || self.closing || state.full_since != 0;
         self.worker.count_kept(&mut state, self.input.capacity() + self.ahead.len());
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
@@ -151,11 +150,12 @@ impl Turn {
 
     /// The place has been reached at which a write's unknown outcome closes the connection.
     #[cold]
-    fn end_here(&mut self, state: &mut State) {
+    fn end_here(&mut self) {
         self.closing = true;
-        let held = state.abandon_all(&self.worker.backend.metrics);
+        let mut state = self.session.state.borrow_mut();
+        let held = state.abandon_all();
         self.worker.backend.metrics.abandoned.add(held as u64);
-        self.worker.count_held(state);
+        self.worker.count_held(&mut state);
         self.count_closed(Closed::Indoubt);
     }
 
@@ -195,7 +195,11 @@ impl Turn {
     /// Where planning was not stopped the input is part of one request, which `max_request` bounds.
     fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
         let blocked = stop == Stop::Blocked;
-        if self.eof || self.closing || (blocked && self.is_full()) {
+        if self.eof || self.closing {
+            self.session.state.borrow_mut().not_read = true;
+            return Poll::Pending;
+        }
+        if blocked && self.is_full() {
             return Poll::Pending;
         }
         let metrics = self.worker.backend.metrics.clone();
@@ -263,7 +267,7 @@ impl Turn {
         let due = session.pump(&mut state, &mut self.worker.routes.borrow_mut(), self.client.protocol);
         if due.is_some() && self.eof {
             // The client does not wait any more; a command that waits must not follow it.
-            let dropped = state.abandon_held(&self.worker.backend.metrics);
+            let dropped = state.abandon_held();
             self.worker.backend.metrics.abandoned.add(dropped as u64);
             self.closing = true;
         }

@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
-use super::pending::State;
+use super::pending::{State, Told};
 use super::round::Levels;
 use super::spin::Spin;
 use crate::backend::Backend;
@@ -157,14 +157,19 @@ impl Worker {
     /// Keeps the account of a client's buffers, of which the input takes this much.
     #[inline]
     pub(super) fn count_kept(&self, state: &mut State, input: usize) {
-        let now = (input, state.out.memory());
-        let told = std::mem::replace(&mut state.kept_told, now);
-        if told != now {
-            self.backend.memory.change(Owner::ClientInput, told.0, now.0);
-            self.backend.memory.change(Owner::ClientOutput, told.1, now.1);
-            self.backend.memory.raise(state.unread(), input);
-            self.backend.memory.check();
+        let now = Told { input, output: state.out.memory(), early: state.early };
+        if state.kept_told != now {
+            self.tell_kept(state, now);
         }
+    }
+
+    fn tell_kept(&self, state: &mut State, now: Told) {
+        let (memory, told) = (&self.backend.memory, std::mem::replace(&mut state.kept_told, now));
+        memory.change(Owner::ClientInput, told.input, now.input);
+        memory.change(Owner::ClientOutput, told.output, now.output);
+        memory.change(Owner::EarlyReplies, told.early, now.early);
+        memory.raise(state.unread(), now.input);
+        memory.check();
     }
 
     /// Keeps the count of what all sessions hold.

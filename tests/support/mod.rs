@@ -28,7 +28,7 @@ pub use bus::Bus;
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
 pub use load::{Done, Mix};
-pub use packages::{node_modules, python, python_of_old, script};
+pub use packages::{node_modules, packages_of_node, python, python_of_old, script, virtual_environment};
 pub use plain::PlainServer;
 pub use proxy::{Proxy, ProxyBuilder, sum};
 pub use scripted::{

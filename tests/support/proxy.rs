@@ -75,8 +75,13 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy with one worker in front of a cluster, or not even that if the arguments say otherwise.
     pub fn for_seeds<S: AsRef<str>>(seeds: &[S]) -> ProxyBuilder {
+        Self::by(Self::command(), seeds)
+    }
+
+    /// The same with a command that becomes the proxy, such as another build of it.
+    pub fn by<S: AsRef<str>>(command: Command, seeds: &[S]) -> ProxyBuilder {
         let seeds: Vec<&str> = seeds.iter().map(AsRef::as_ref).collect();
-        let builder = ProxyBuilder { command: Self::command(), listeners: 0 };
+        let builder = ProxyBuilder { command, listeners: 0 };
         builder.args(&["--seeds", &seeds.join(","), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
     }
 
