@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More arguments: make demo ARGS="--listen 127.0.0.1:7000", make bench ARGS="--rounds 3 --only get-p1-c50"
 ARGS ?=
-FUZZ_TARGETS := request reply nodes
+FUZZ_TARGETS := request reply nodes slots shards
 FUZZ_SECONDS ?= 60
 
 .PHONY: help demo test check fmt clippy doc bench fuzz clean
@@ -20,7 +20,7 @@ demo: ## starts a throwaway cluster with the proxy in front of it; Ctrl-C leaves
 	@$(TARGET)/release/slotmux demo $(ARGS)
 
 test: ## runs all the tests
-	@.ci/packages cc redis-server redis-benchmark redis-cli python3-venv npm
+	@.ci/packages cc redis-server redis-benchmark redis-cli openssl python3-venv npm prometheus promtool systemd-analyze
 	cargo test
 
 check: fmt clippy doc ## everything that .ci/run asks for

@@ -6,9 +6,11 @@
 mod args;
 mod assemble;
 mod bounds;
+mod clusters;
 mod demo;
 mod file;
 mod keys;
+mod listeners;
 mod mistakes;
 mod read;
 mod secret;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 
 use tracing_subscriber::filter::Targets;
 
-use crate::net::{ListenAddr, NodeAddr};
+use crate::net::{AddressMap, ListenAddr, NodeAddr};
 
 pub use bounds::{BOUNDS, Bound, ClusterLimits, ProcessLimits, SessionLimits};
 pub use demo::DemoOptions;
@@ -57,6 +59,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Where metrics and health are served, if at all.
     pub admin: Option<ListenAddr>,
+    /// Whether the metrics show each node's durations in buckets.
+    pub per_node_histograms: bool,
     /// Worker threads, at least one.
     pub workers: usize,
     /// Whether a worker may poll before it sleeps.
@@ -76,6 +80,8 @@ pub struct ClusterConfig {
     pub seeds: Vec<NodeAddr>,
     /// What the proxy logs in to the nodes with.
     pub auth: Option<ClusterAuth>,
+    /// Where nodes are dialled that announce another address.
+    pub address_map: AddressMap,
     /// Shared links per worker, node and protocol version, at least one.
     pub connections_per_node: usize,
     /// What is kept for it at most.

@@ -9,16 +9,13 @@ use tracing::info;
 
 use crate::admin;
 use crate::backend::{DialGate, Memory};
-use crate::command::Family;
+use crate::command::{self, Family};
 use crate::config::{ClusterConfig, Config, DemoOptions, ListenerConfig};
 use crate::demo::{Cluster, ClusterOptions, DemoError};
-use crate::metrics::Metrics;
+use crate::metrics::{ClusterMetrics, Metrics, Shape};
 use crate::net::{BindError, Listener};
 use crate::server::{self, ClusterParts, Parts, WorkerDied, WorkerHandle};
-use crate::topology::Refresh;
-
-/// Labels of the command families, by index.
-const FAMILIES: &[&str] = &Family::LABELS;
+use crate::topology::{Options, Refresh};
 
 /// What the proxy is bound to, with the ports that it got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,12 +129,17 @@ async fn serve(
         admin: admin.as_ref().map(|listener| listener.local_addr().to_owned()),
     };
 
-    server::raise_open_files(config.limits.max_clients);
+    server::raise_open_files();
     let config = Arc::new(config);
-    let metrics = Metrics::new(FAMILIES, config.workers);
-    let gate = Arc::new(DialGate::default());
-    let (clusters, refreshers) = clusters(&config, &gate, &metrics);
-    let topologies: Vec<_> = clusters.iter().map(|cluster| cluster.topology.clone()).collect();
+    let metrics = Metrics::new(Shape {
+        families: &Family::LABELS,
+        commands: &command::NAMES,
+        clusters: config.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+        workers: config.workers,
+        per_node_histograms: config.per_node_histograms,
+    });
+    let (clusters, refreshers) = clusters(&config, &metrics);
+    let topologies = clusters.iter().map(|cluster| cluster.topology.clone()).collect();
     let memory = Memory::new(config.limits.clone(), metrics.workers(), clusters.len());
     let parts = Parts { config: config.clone(), clusters, memory, shutdown: shutdown.clone() };
     let workers = start_workers(&metrics, &parts)?;
@@ -145,12 +147,9 @@ async fn serve(
         tokio::spawn(refresh.run());
     }
     if let Some(listener) = admin {
-        // From one table on: commands for a cluster that is not known yet wait.
-        let ready: admin::Ready =
-            Arc::new(move || topologies.iter().any(|topology| topology.snapshot().is_some()));
+        let state = admin::State { metrics: metrics.clone(), topologies, drain: shutdown.clone() };
         // Not ended by `shutdown`: a drain that takes long can be watched.
-        let alive = CancellationToken::new();
-        tokio::spawn(admin::serve(listener, Arc::clone(&metrics), ready, alive));
+        tokio::spawn(admin::serve(listener, state, CancellationToken::new()));
     }
     let version = env!("CARGO_PKG_VERSION");
     info!(version, workers = workers.len(), listeners = bound.listeners.join(" "), "serving");
@@ -160,15 +159,19 @@ async fn serve(
 }
 
 /// What the workers need of each cluster, and the tasks that keep its topology.
-fn clusters(config: &Config, gate: &Arc<DialGate>, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
-    let start = |cluster: &Arc<ClusterConfig>| {
-        let credentials = ClusterParts::credentials(cluster);
-        let control = metrics.control().clone();
-        let refresh = Refresh::new(cluster.seeds.clone(), credentials, gate.clone(), control);
-        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate: gate.clone() };
+fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
+    let start = |(cluster, metrics): (&Arc<ClusterConfig>, &Arc<ClusterMetrics>)| {
+        let gate = DialGate::new(cluster.limits.max_connections_per_node);
+        let options = Options {
+            seeds: cluster.seeds.clone(),
+            credentials: ClusterParts::credentials(cluster),
+            address_map: cluster.address_map.clone(),
+        };
+        let refresh = Refresh::new(options, gate.clone(), metrics.clone());
+        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate };
         (parts, refresh)
     };
-    config.clusters.iter().map(start).unzip()
+    config.clusters.iter().zip(metrics.clusters()).map(start).unzip()
 }
 
 fn start_workers(metrics: &Metrics, parts: &Parts) -> io::Result<Vec<WorkerHandle>> {

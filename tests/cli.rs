@@ -161,9 +161,9 @@ fn it_serves_on_when_nobody_reads_its_output() {
 fn it_goes_on_after_running_out_of_descriptors() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_slotmux")]);
-    let mut proxy = Proxy::start_by(shell, "--listen 127.0.0.1:0 --admin off");
+    let mut proxy = Proxy::start_by(shell, "--listen 127.0.0.1:0 --admin 127.0.0.1:0");
     let addr = proxy.line().strip_prefix("listening on ").unwrap().to_owned();
-    let clients: Vec<_> = (0..60).map(|_| TcpStream::connect(&addr).unwrap()).collect();
+    let admin = proxy.line().strip_prefix("admin on ").unwrap().to_owned();
     let mut log = BufReader::new(&mut proxy.stderr);
     let mut wait_for = |text: &str| {
         let mut line = String::new();
@@ -173,9 +173,27 @@ fn it_goes_on_after_running_out_of_descriptors() {
         }
     };
     wait_for("the limit of open files is too low");
-    wait_for("cannot accept; trying again");
-    drop(clients);
+    let scrapers: Vec<_> = (0..60).map(|_| TcpStream::connect(&admin).unwrap()).collect();
+    wait_for("the admin listener cannot accept");
+    // One may get the descriptor that a dial had for a moment.
+    let waiting: Vec<_> = (0..4).map(|_| TcpStream::connect(&addr).unwrap()).collect();
+    wait_for("acceptor: cannot accept; trying again");
+    drop(scrapers);
     wait_for("accepting again");
+    // Clients alone leave some over: the last ones are told that there is no room.
+    let clients: Vec<_> = (0..60).map(|_| TcpStream::connect(&addr).unwrap()).collect();
+    wait_for("max_clients reached");
+    drop((waiting, clients));
+    let mut page = String::new();
+    let mut scraper = TcpStream::connect(&admin).unwrap();
+    scraper.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    scraper.read_to_string(&mut page).unwrap();
+    assert!(page.ends_with("ok\n"), "{page}");
+    let mut client = TcpStream::connect(&addr).unwrap();
+    client.write_all(b"PING\r\n").unwrap();
+    let mut pong = [0; 7];
+    client.read_exact(&mut pong).unwrap();
+    assert_eq!(&pong, b"+PONG\r\n");
     proxy.signal("TERM");
     assert_eq!(proxy.exit_code(), Some(0));
 }

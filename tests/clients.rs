@@ -1,18 +1,15 @@
-//! Clients as people use them. Packages are installed below the target folder at the first run.
+//! Clients as people use them.
 
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use redis::{Commands, RedisError};
-use support::{Proxy, TestCluster};
+use support::{Proxy, TestCluster, node_modules, python};
 
 /// A cluster and a proxy on an address that a second one can take over.
 struct Setup {
@@ -67,62 +64,9 @@ impl Setup {
     }
 }
 
-fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
-}
-
-/// Installs packages into a folder of their own, unless they are there by the same list.
-fn installed(name: &str, lists: &[&str], install: fn(&Path)) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let wanted: String = lists.iter().map(|list| fs::read_to_string(scripts().join(list)).unwrap()).collect();
-    let mark = folder.join("installed");
-    if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
-        return folder;
-    }
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    for list in lists {
-        fs::copy(scripts().join(list), folder.join(list)).unwrap();
-    }
-    install(&folder);
-    fs::write(mark, wanted).unwrap();
-    folder
-}
-
-#[track_caller]
-fn succeed(command: &mut Command) {
-    assert!(command.status().unwrap().success(), "{command:?}");
-}
-
-/// A Python that has redis-py.
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let folder = installed("python", &["requirements.txt"], |folder| {
-            succeed(Command::new("python3").args(["-m", "venv"]).arg(folder.join("venv")));
-            let quiet = ["install", "--quiet", "--disable-pip-version-check", "-r"];
-            let mut pip = Command::new(folder.join("venv/bin/pip"));
-            succeed(pip.args(quiet).arg(folder.join("requirements.txt")));
-        });
-        folder.join("venv/bin/python")
-    })
-}
-
-/// A folder whose packages Node finds.
-fn node_modules() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let folder = installed("node", &["package.json", "package-lock.json"], |folder| {
-            let quiet = ["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"];
-            succeed(Command::new("npm").args(quiet).current_dir(folder));
-        });
-        folder.join("node_modules")
-    })
-}
-
 fn node(setup: &Setup, script: &str, args: &[&str]) -> Command {
     let mut command = Command::new("node");
-    command.env("NODE_PATH", node_modules()).arg(scripts().join(script));
+    command.env("NODE_PATH", node_modules()).arg(support::script(script));
     command.args([setup.host, &setup.port]).args(args);
     command
 }
@@ -223,7 +167,7 @@ fn redis_py_works() {
     let mut setup = Setup::start();
     for protocol in ["2", "3"] {
         let mut command = Command::new(python());
-        command.arg(scripts().join("redis_py.py")).args([setup.host, &setup.port, protocol]);
+        command.arg(support::script("redis_py.py")).args([setup.host, &setup.port, protocol]);
         setup.run(command);
     }
 }

@@ -75,6 +75,7 @@ fn no_new_client_is_taken_while_it_stops() {
     proxy.signal("TERM");
     eventually(SOON, || Client::try_connect(proxy.addr()).is_none());
     assert_eq!(proxy.get("/healthz").0, 200, "the admin port is open to the end");
+    assert_eq!(proxy.get("/readyz"), (503, "draining\n".to_owned()), "a balancer sends nobody here");
     assert_eq!(client.read_value(), Value::bulk("done"));
     assert_eq!(proxy.wait(SOON).unwrap().code(), Some(0));
 }
@@ -179,7 +180,7 @@ fn links_are_opened_on_first_use_one_for_each_worker_node_and_protocol() {
         .collect();
     assert_eq!(names.len(), 2, "each has a name of its own: {names:?}");
     let expected: usize = (0..3).map(opened).sum();
-    assert_eq!(proxy.metric("slotmux_links"), expected as f64);
+    assert_eq!(proxy.metric("slotmux_node_links{state=\"up\"}"), expected as f64);
     // Servers from 7.0 on show the protocol.
     let versions: Vec<&str> = ["resp=2", "resp=3"].to_vec();
     for version in versions {
@@ -200,7 +201,7 @@ fn more_links_are_used_where_the_configuration_says_so() {
         }
     }
     assert_eq!(links(&cluster, 0).len(), 6);
-    assert_eq!(proxy.metric("slotmux_links"), 6.0);
+    assert_eq!(proxy.metric("slotmux_node_links{state=\"up\"}"), 6.0);
 }
 
 #[test]
@@ -263,8 +264,8 @@ fn the_metrics_count_what_was_done() {
     client.cmd(&["LPUSH", "k", "x"]);
     client.cmd(&["NOSUCH"]);
     client.cmd(&["GET"]);
-    assert_eq!(proxy.metric("slotmux_requests_total{family=\"string\"}"), 3.0);
-    assert_eq!(proxy.metric("slotmux_requests_total{family=\"list\"}"), 1.0);
+    assert_eq!(proxy.metric("slotmux_requests_total{command=\"set\"}"), 2.0);
+    assert_eq!(proxy.metric("slotmux_requests_total{command=\"lpush\"}"), 1.0);
     assert_eq!(proxy.metric("slotmux_server_errors_total"), 1.0, "WRONGTYPE came from a node");
     assert_eq!(proxy.metric("slotmux_errors_total{kind=\"unknown_command\"}"), 1.0);
     assert_eq!(proxy.metric("slotmux_errors_total{kind=\"wrong_arity\"}"), 1.0);

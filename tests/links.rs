@@ -8,24 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::{Action, Gate, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
-
-const LOW: u16 = 100;
-const HIGH: u16 = 16_000;
-
-fn key(slot: u16, name: &str) -> String {
-    format!("{{{}}}{name}", tag_of(slot))
-}
-
-fn proxy(cluster: &ScriptedCluster, args: &[&str]) -> Proxy {
-    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).args(args).start();
-    let mut client = proxy.connect();
-    for slot in [LOW, HIGH] {
-        assert_eq!(client.cmd(&["GET", &key(slot, "warm")]), Value::NullBulk);
-    }
-    cluster.clear_log();
-    proxy
-}
+use support::{Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key};
 
 fn in_doubt(cluster: &ScriptedCluster, node: usize) -> Value {
     Value::error(&format!(
@@ -50,7 +33,7 @@ fn once(cluster: &ScriptedCluster, name: &'static str, action: impl Fn() -> Acti
 #[test]
 fn a_write_that_was_sent_is_in_doubt_and_never_sent_again() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let losses: [fn() -> Action; 4] = [
         || Action::CloseAfterReading,
         || Action::Reset,
@@ -72,7 +55,7 @@ fn a_write_that_was_sent_is_in_doubt_and_never_sent_again() {
 #[test]
 fn what_only_reads_is_asked_again_in_silence() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     cluster.store(&key(LOW, "a"), "1");
     for loss in [|| Action::CloseAfterReading, || Action::Reset, || Action::reply("$3\r\n1")] {
         once(&cluster, "GET", move || Action::Many(vec![loss(), Action::CloseAfterReading]));
@@ -86,7 +69,7 @@ fn what_only_reads_is_asked_again_in_silence() {
 #[test]
 fn a_read_is_not_repeated_behind_a_write_that_may_have_been_executed() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     cluster.store(&key(LOW, "a"), "old");
     cluster.store(&key(LOW, "b"), "old");
     once(&cluster, "GET", || Action::CloseAfterReading);
@@ -101,17 +84,17 @@ fn a_read_is_not_repeated_behind_a_write_that_may_have_been_executed() {
 #[test]
 fn what_was_not_sent_waits_for_the_node() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
-    let read = proxy.metric("slotmux_links");
+    let proxy = cluster.proxy(&[]);
+    let read = proxy.metric("slotmux_node_links{state=\"up\"}");
     cluster.node(0).down();
-    eventually(SOON, || proxy.metric("slotmux_links") < read);
+    eventually(SOON, || proxy.metric("slotmux_node_links{state=\"up\"}") < read);
     let mut client = proxy.connect();
     let commands: Vec<[String; 3]> =
         (0..50).map(|i| ["APPEND".into(), key(LOW, "a"), format!("{i},")]).collect();
     for command in &commands {
         client.send(command);
     }
-    eventually(SOON, || proxy.metric_sum("slotmux_dial_failures_total") > 2.0);
+    eventually(SOON, || proxy.metric_sum("slotmux_node_dial_failures_total") > 2.0);
     cluster.node(0).up();
     assert!(client.read_values(50).iter().all(|reply| matches!(reply, Value::Int(_))));
     let all: String = (0..50).map(|i| format!("{i},")).collect();
@@ -135,7 +118,7 @@ fn a_link_given_up_in_doubt_is_killed_at_the_node_before_anything_else() {
         }
         Action::Default
     });
-    let proxy = proxy(&cluster, &["--link-timeout", "1s"]);
+    let proxy = cluster.proxy(&["--link-timeout", "1s"]);
     let stopped = Gate::new();
     let gate = stopped.clone();
     once(&cluster, "SET", move || Action::Silent.after(&gate));
@@ -162,7 +145,7 @@ fn a_link_given_up_in_doubt_is_killed_at_the_node_before_anything_else() {
 #[test]
 fn a_link_given_up_in_doubt_is_killed_by_the_links_that_are_there_already() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--link-timeout", "1s"]);
+    let proxy = cluster.proxy(&["--link-timeout", "1s"]);
     let a = key(LOW, "a");
     // The node's RESP3 link is open before the RESP2 link is given up.
     let mut other = proxy.connect();
@@ -189,7 +172,7 @@ fn a_link_given_up_in_doubt_is_killed_by_the_links_that_are_there_already() {
 #[test]
 fn a_healthy_link_is_not_given_up_by_a_short_timeout() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--link-timeout", "1s"]);
+    let proxy = cluster.proxy(&["--link-timeout", "1s"]);
     cluster.node(0).script(|_, _| Action::Default.delayed(Duration::from_millis(100)));
     let mut client = proxy.connect();
     // Replies are due at most of the checks, but none for longer than a tenth of a second.
@@ -201,7 +184,7 @@ fn a_healthy_link_is_not_given_up_by_a_short_timeout() {
 #[test]
 fn a_proxy_that_got_no_time_does_not_blame_the_nodes() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--link-timeout", "2s"]);
+    let proxy = cluster.proxy(&["--link-timeout", "2s"]);
     let gate = Gate::new();
     let late = gate.clone();
     cluster.node(0).script(move |_, _| Action::Default.after(&late));
@@ -220,7 +203,7 @@ fn a_proxy_that_got_no_time_does_not_blame_the_nodes() {
 #[test]
 fn a_hung_node_that_left_the_cluster_does_not_keep_its_commands_for_ever() {
     let cluster = ScriptedCluster::start(3);
-    let proxy = proxy(&cluster, &["--link-timeout", "1s"]);
+    let proxy = cluster.proxy(&["--link-timeout", "1s"]);
     let gate = Gate::new();
     let hung = gate.clone();
     cluster.node(0).script(move |_, _| Action::Silent.after(&hung));
@@ -245,7 +228,7 @@ fn a_hung_node_that_left_the_cluster_does_not_keep_its_commands_for_ever() {
 #[test]
 fn a_node_is_dialled_at_most_ten_times_a_second() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--command-deadline", "10s"]);
+    let proxy = cluster.proxy(&["--command-deadline", "10s"]);
     let dials: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let seen = dials.clone();
     cluster.node(0).control(move |conn, args| {
@@ -280,7 +263,7 @@ fn a_node_is_dialled_at_most_ten_times_a_second() {
 #[test]
 fn a_long_dead_node_is_answered_for_at_once_until_a_probe_finds_it() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--command-deadline", "300ms", "--connect-timeout", "4s"]);
+    let proxy = cluster.proxy(&["--command-deadline", "300ms", "--connect-timeout", "4s"]);
     let hang = Gate::new();
     let mut client = proxy.connect();
     for refused in [true, false] {
@@ -318,7 +301,7 @@ fn a_long_dead_node_is_answered_for_at_once_until_a_probe_finds_it() {
 #[test]
 fn a_hung_node_slows_nobody_else() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let gate = Gate::new();
     let hung = gate.clone();
     cluster.node(0).script(move |_, _| Action::Default.after(&hung));
@@ -359,7 +342,7 @@ fn a_client_that_closes_its_sending_side_gets_its_replies() {
 #[test]
 fn what_is_held_is_dropped_with_a_client_that_gave_up() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let gate = Gate::new();
     let open = gate.clone();
     cluster.node(0).script(move |_, _| match open.is_open() {
@@ -381,7 +364,7 @@ fn what_is_held_is_dropped_with_a_client_that_gave_up() {
 #[test]
 fn clients_that_leave_in_mid_pipeline_do_not_shift_the_replies_of_others() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let mut stay: Vec<_> = (0..4).map(|_| proxy.connect()).collect();
     for round in 0..30 {
         let mut leave: Vec<_> = (0..4).map(|_| proxy.connect()).collect();

@@ -6,42 +6,9 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::{Shutdown, TcpStream};
 
-use support::{Client, Proxy, SOON, TestCluster, encode, eventually};
-
-/// A server without a cluster, in a folder of its own.
-struct PlainServer {
-    child: Child,
-    addr: String,
-    _folder: tempfile::TempDir,
-}
-
-impl PlainServer {
-    fn start(args: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--port", &addr.port().to_string()])
-            .arg("--dir")
-            .arg(folder.path())
-            .args(args)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, addr: addr.to_string(), _folder: folder };
-        eventually(SOON, || TcpStream::connect(&server.addr).is_ok());
-        server
-    }
-}
-
-impl Drop for PlainServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use support::{Client, PlainServer, Proxy, SOON, TestCluster, encode};
 
 /// Both sides, with or without a password.
 struct Pair {
@@ -64,7 +31,7 @@ impl Pair {
 
     /// Sends the bytes to both; all that does not come back alike is added to `differences`.
     fn compare(&self, bytes: &[u8], differences: &mut Vec<String>) {
-        let (server, proxy) = (talk(&self.server.addr, bytes), talk(self.proxy.addr(), bytes));
+        let (server, proxy) = (talk(self.server.addr(), bytes), talk(self.proxy.addr(), bytes));
         if server != proxy {
             let common = server.iter().zip(&proxy).take_while(|(one, other)| one == other).count();
             let show = |bytes: &[u8]| bytes[..bytes.len().min(300)].escape_ascii().to_string();
@@ -613,7 +580,7 @@ fn every_type_answers_as_on_one_server() {
     for protocol in ["2", "3"] {
         let hello = format!("HELLO {protocol}\r\n").into_bytes();
         // One by one on one connection each, so that the first difference is named, and in one pipeline.
-        let (mut server, mut proxy) = (Client::connect(&pair.server.addr), pair.proxy.connect());
+        let (mut server, mut proxy) = (Client::connect(pair.server.addr()), pair.proxy.connect());
         for client in [&mut server, &mut proxy] {
             client.send_raw(&hello);
             client.read_value();
@@ -726,7 +693,7 @@ const GETKEYS_ARITY: &str = "-ERR wrong number of arguments for 'command|getkeys
 fn the_differences_are_these() {
     let pair = Pair::start(None);
     for [request, server, proxy, reason] in DIFFERENCES {
-        for (addr, reply) in [(&*pair.server.addr, server), (pair.proxy.addr(), proxy)] {
+        for (addr, reply) in [(pair.server.addr(), server), (pair.proxy.addr(), proxy)] {
             let got = talk(addr, format!("{request}\r\n").as_bytes());
             assert_eq!(String::from_utf8_lossy(&got).trim_end(), reply, "{request}: {reason}");
         }

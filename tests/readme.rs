@@ -6,9 +6,10 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
+use slotmux::command::{Family, NAMES};
 use slotmux::config::{BOUNDS, SETTINGS, Scope};
 use slotmux::error::{ErrorKind, Repeat};
-use slotmux::metrics::{DECLARED, Reached};
+use slotmux::metrics::{DECLARED, Per, Reached, Series};
 
 const README: &str = include_str!("../README.md");
 const ANNOTATED: &str = include_str!("../config/slotmux.yaml");
@@ -49,11 +50,33 @@ fn every_bound_has_its_row() {
 
 #[test]
 fn every_metric_has_its_row() {
-    let mut table = String::from("| metric | label | what |\n|---|---|---|\n");
+    let (families, commands) = (Family::ALL.len(), NAMES.len());
+    let mut table = String::from("| metric | labels | series | what |\n|---|---|---:|---|\n");
     for metric in DECLARED {
-        let label = metric.label.map(|label| format!("`{label}`")).unwrap_or_default();
-        writeln!(table, "| `{}` | {label} | {} |", metric.name, metric.help).unwrap();
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let Series { per, rows, rare } = metric.series(families, commands, false);
+        let of = match per {
+            Per::Process => "",
+            Per::Cluster => " per cluster",
+            Per::Node => " per node",
+        };
+        let most = if rare { "≤ " } else { "" };
+        let (labels, help) = (labels.join(", "), metric.help);
+        writeln!(table, "| `{}` | {labels} | {most}{rows}{of} | {help} |", metric.name).unwrap();
     }
+    let count = |per, histograms| -> usize {
+        let series = DECLARED.iter().map(|metric| metric.series(families, commands, histograms));
+        series.filter(|series| series.per == per && !series.rare).map(|series| series.rows).sum()
+    };
+    let [process, cluster, node] = [Per::Process, Per::Cluster, Per::Node].map(|per| count(per, false));
+    let buckets = count(Per::Node, true);
+    writeln!(
+        table,
+        "\nFor C clusters and N nodes that is {process} + {cluster} × C + {node} × N series ({buckets} × N with \
+         `metrics.per_node_histograms`; N counts the nodes that the proxy sends to), and of those with ≤ only the rows that \
+         are not zero."
+    )
+    .unwrap();
     assert_section("metrics", &table);
 }
 
@@ -89,7 +112,7 @@ fn the_help_and_the_annotated_file_have_every_key_and_flag() {
             |line: &str| line.trim_start().trim_start_matches("-h, ").starts_with(&format!("--{flag}"));
         assert!(help.lines().any(line), "--help lacks --{flag}:\n{help}");
     }
-    for setting in SETTINGS.iter().filter(|setting| setting.flag.is_none()) {
+    for setting in SETTINGS {
         assert!(help.contains(&setting.path()), "--help lacks {}:\n{help}", setting.path());
     }
     let names = SETTINGS.iter().map(|setting| setting.key).chain(BOUNDS.iter().map(|bound| bound.name));

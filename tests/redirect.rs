@@ -7,25 +7,7 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use support::{Action, Gate, Proxy, SOON, ScriptedCluster, Value, eventually, slot_of, tag_of};
-
-/// A slot of node 0 and one of the last node, in every cluster of this file.
-const LOW: u16 = 100;
-const HIGH: u16 = 16_000;
-
-fn key(slot: u16, name: &str) -> String {
-    format!("{{{}}}{name}", tag_of(slot))
-}
-
-fn proxy(cluster: &ScriptedCluster, args: &[&str]) -> Proxy {
-    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).args(args).start();
-    let mut client = proxy.connect();
-    for slot in [LOW, HIGH] {
-        assert_eq!(client.cmd(&["GET", &key(slot, "warm")]), Value::NullBulk);
-    }
-    cluster.clear_log();
-    proxy
-}
+use support::{Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key, slot_of};
 
 fn hang_refreshes(cluster: &ScriptedCluster) {
     for node in cluster.nodes() {
@@ -40,7 +22,7 @@ fn nodes_of(cluster: &ScriptedCluster, text: &str) -> Vec<usize> {
 #[test]
 fn a_moved_slot_is_used_at_once_without_waiting_for_a_refresh() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     hang_refreshes(&cluster);
     cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
     let (mut one, mut two) = (proxy.connect(), proxy.connect());
@@ -56,7 +38,7 @@ fn a_moved_slot_is_used_at_once_without_waiting_for_a_refresh() {
 #[test]
 fn a_large_request_is_redirected_whole() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let mut client = proxy.connect();
     for (n, slot) in [15_000, 20_000, 40_000, 100_000, 1_000_000].into_iter().zip(LOW..) {
         cluster.edit(|topology| topology.assign(slot..=slot, 1));
@@ -70,7 +52,7 @@ fn a_large_request_is_redirected_whole() {
 #[test]
 fn a_burst_of_moved_asks_for_a_refresh_or_two_and_keeps_the_order_of_replies() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let before = proxy.metric_sum("slotmux_topology_refreshes_total");
     cluster.edit(|topology| topology.assign(0..=8000, 1));
     let commands: Vec<[String; 3]> =
@@ -90,7 +72,7 @@ fn a_burst_of_moved_asks_for_a_refresh_or_two_and_keeps_the_order_of_replies() {
 #[test]
 fn a_node_that_is_not_known_yet_is_confirmed_by_a_refresh_first() {
     let mut cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let new = cluster.add_node(None);
     cluster.edit(|topology| {
         topology.nodes[new].hidden = true;
@@ -130,7 +112,7 @@ fn a_node_that_nobody_names_gets_no_connection_and_no_password() {
 #[test]
 fn moved_to_the_node_itself_opens_another_connection_to_it() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let stale = AtomicU64::new(0);
     let itself = cluster.node(0).addr();
     cluster.node(0).script(move |conn, _| {
@@ -153,7 +135,7 @@ fn moved_to_the_node_itself_opens_another_connection_to_it() {
 #[test]
 fn a_connection_that_is_replaced_for_one_client_keeps_the_order_of_others() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let (first, second) = (Gate::new(), Gate::new());
     let (gates, itself) = ((first.clone(), second.clone()), cluster.node(0).addr());
     let done = AtomicBool::new(false);
@@ -189,7 +171,7 @@ fn a_connection_that_is_replaced_for_one_client_keeps_the_order_of_others() {
 fn an_empty_host_is_the_one_that_was_asked() {
     for host in ["", "?"] {
         let cluster = ScriptedCluster::start(2);
-        let proxy = proxy(&cluster, &[]);
+        let proxy = cluster.proxy(&[]);
         hang_refreshes(&cluster);
         let port = cluster.node(1).port();
         let moved = format!("MOVED {LOW} {host}:{port}");
@@ -203,7 +185,7 @@ fn an_empty_host_is_the_one_that_was_asked() {
 #[test]
 fn ask_sends_asking_and_the_command_back_to_back_and_the_table_stays() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let ask = format!("ASK {LOW} {}", cluster.node(1).addr());
     cluster.edit(|topology| topology.open(LOW, 1));
     cluster.node(0).script(move |_, args| match slot_of(&args[1]) == LOW {
@@ -235,7 +217,7 @@ fn ask_sends_asking_and_the_command_back_to_back_and_the_table_stays() {
 #[test]
 fn a_script_may_answer_with_a_redirect_of_its_own_making() {
     let cluster = ScriptedCluster::start(3);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let other = cluster.node(2).addr();
     let answers = [
         format!("MOVED {LOW} {other}"),
@@ -271,7 +253,7 @@ fn a_script_may_answer_with_a_redirect_of_its_own_making() {
 #[test]
 fn a_script_follows_its_slot() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
     let moved = format!("MOVED {LOW} {}", cluster.node(1).addr());
     cluster.script(move |conn, _| if conn.node == 0 { Action::error(&moved) } else { Action::ok() });
@@ -282,7 +264,7 @@ fn a_script_follows_its_slot() {
 #[test]
 fn a_script_follows_its_key_out_of_an_open_slot() {
     let cluster = ScriptedCluster::start(3);
-    let proxy = proxy(&cluster, &["--command-deadline", "5s"]);
+    let proxy = cluster.proxy(&["--command-deadline", "5s"]);
     cluster.edit(|topology| topology.open(LOW, 1));
     let ask = format!("ASK {LOW} {}", cluster.node(1).addr());
     cluster.script(move |conn, _| if conn.node == 0 { Action::error(&ask) } else { Action::ok() });
@@ -295,7 +277,7 @@ fn a_script_follows_its_key_out_of_an_open_slot() {
 #[test]
 fn what_a_script_says_sends_no_other_command_astray() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     hang_refreshes(&cluster);
     let moved = format!("MOVED {LOW} {}", cluster.node(1).addr());
     cluster.script(move |_, args| match args[0].as_slice() {

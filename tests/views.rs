@@ -8,14 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Action, Gate, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
-
-const LOW: u16 = 100;
-const HIGH: u16 = 16_000;
-
-fn key(slot: u16, name: &str) -> String {
-    format!("{{{}}}{name}", tag_of(slot))
-}
+use support::{Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key};
 
 #[test]
 fn a_node_that_knows_only_itself_does_not_empty_the_table() {
@@ -78,11 +71,12 @@ fn a_slow_node_is_connected_to_although_the_table_changes_all_the_time() {
     let before = proxy.metric("slotmux_topology_version");
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (cluster, ended) = (&cluster, &over);
+        let (cluster, proxy, ended) = (&cluster, &proxy, &over);
         scope.spawn(move || {
             for round in 0.. {
+                let seen = proxy.metric("slotmux_topology_version");
                 cluster.edit(|topology| topology.assign(9000..=9000, round % 2));
-                thread::sleep(Duration::from_millis(20));
+                eventually(SOON, || proxy.metric("slotmux_topology_version") > seen);
                 if ended.load(Ordering::Relaxed) {
                     break;
                 }

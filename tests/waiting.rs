@@ -7,10 +7,8 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::{Action, Gate, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
+use support::{Action, Gate, HIGH, LOW, SOON, ScriptedCluster, Value, eventually, key, tag_of};
 
-const LOW: u16 = 100;
-const HIGH: u16 = 16_000;
 const TRYAGAIN: &str = "TRYAGAIN Multiple keys request during rehashing of slot";
 const PASSING: [&str; 7] = [
     TRYAGAIN,
@@ -22,24 +20,10 @@ const PASSING: [&str; 7] = [
     "READONLY You can't write against a read only replica.",
 ];
 
-fn key(slot: u16, name: &str) -> String {
-    format!("{{{}}}{name}", tag_of(slot))
-}
-
-fn proxy(cluster: &ScriptedCluster, args: &[&str]) -> Proxy {
-    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).args(args).start();
-    let mut client = proxy.connect();
-    for slot in [LOW, HIGH] {
-        assert_eq!(client.cmd(&["GET", &key(slot, "warm")]), Value::NullBulk);
-    }
-    cluster.clear_log();
-    proxy
-}
-
 #[test]
 fn what_passes_by_itself_is_waited_out_in_order() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let next: Arc<Mutex<Vec<&str>>> = Arc::default();
     let errors = next.clone();
     cluster.node(0).script(move |_, _| match errors.lock().unwrap().pop() {
@@ -60,7 +44,7 @@ fn what_passes_by_itself_is_waited_out_in_order() {
 #[test]
 fn at_the_deadline_the_client_gets_the_clusters_last_error_word_for_word() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--command-deadline", "150ms"]);
+    let proxy = cluster.proxy(&["--command-deadline", "150ms"]);
     let mut client = proxy.connect();
     for error in PASSING {
         cluster.node(0).script(move |_, _| Action::error(error));
@@ -73,7 +57,7 @@ fn at_the_deadline_the_client_gets_the_clusters_last_error_word_for_word() {
 #[test]
 fn held_commands_are_not_in_the_way_of_another_slot_of_the_same_client() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     let gate = Gate::new();
     let open = gate.clone();
     let held = key(LOW, "held");
@@ -100,7 +84,7 @@ fn held_commands_are_not_in_the_way_of_another_slot_of_the_same_client() {
 #[test]
 fn a_slot_without_an_owner_is_waited_for_and_later_answered_at_once() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--command-deadline", "500ms"]);
+    let proxy = cluster.proxy(&["--command-deadline", "500ms"]);
     cluster.edit(|topology| topology.uncover(LOW..=LOW));
     let mut client = proxy.connect();
     let down = Value::error("CLUSTERDOWN Hash slot not served");
@@ -150,7 +134,7 @@ fn half_moved(cluster: &ScriptedCluster) {
 #[test]
 fn commands_of_several_keys_are_asked_key_by_key_in_a_half_moved_slot() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--command-deadline", "5s"]);
+    let proxy = cluster.proxy(&["--command-deadline", "5s"]);
     half_moved(&cluster);
     let k = |name: &str| key(LOW, name);
     for name in ["1s", "2t", "3s", "4t"] {
@@ -174,7 +158,7 @@ fn commands_of_several_keys_are_asked_key_by_key_in_a_half_moved_slot() {
 #[test]
 fn what_must_be_whole_waits_for_the_slot_and_is_not_torn() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--command-deadline", "400ms"]);
+    let proxy = cluster.proxy(&["--command-deadline", "400ms"]);
     half_moved(&cluster);
     let mset = ["MSET", &key(LOW, "1s"), "1", &key(LOW, "2t"), "1"];
     let mut client = proxy.connect();
@@ -190,7 +174,7 @@ fn what_must_be_whole_waits_for_the_slot_and_is_not_torn() {
 #[test]
 fn a_command_is_not_repeated_after_a_later_one_on_its_key_was_executed() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     half_moved(&cluster);
     let (a, b) = (key(LOW, "as"), key(LOW, "bt"));
     let mut client = proxy.connect();
@@ -215,7 +199,7 @@ fn a_command_is_not_repeated_after_a_later_one_on_its_key_was_executed() {
 #[test]
 fn a_command_that_shares_no_key_with_what_was_executed_is_repeated() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     half_moved(&cluster);
     let (a, b, c) = (key(LOW, "as"), key(LOW, "bt"), key(LOW, "cs"));
     let mut client = proxy.connect();
@@ -232,7 +216,7 @@ fn a_command_that_shares_no_key_with_what_was_executed_is_repeated() {
 fn a_command_of_very_many_keys_in_a_half_moved_slot_holds_nobody_up() {
     const KEYS: usize = 6000;
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &[]);
+    let proxy = cluster.proxy(&[]);
     half_moved(&cluster);
     let name = |i: usize| key(LOW, &format!("{i}{}", if i.is_multiple_of(2) { "t" } else { "s" }));
     let mut mget = vec!["MGET".to_owned()];
@@ -255,7 +239,7 @@ fn a_command_of_very_many_keys_in_a_half_moved_slot_holds_nobody_up() {
 #[test]
 fn what_waits_for_an_owner_is_bounded_and_what_has_one_does_not_notice() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = proxy(&cluster, &["--max-held-bytes", "64KiB"]);
+    let proxy = cluster.proxy(&["--max-held-bytes", "64KiB"]);
     cluster.edit(|topology| topology.uncover(LOW..=LOW));
     let (lost, owned) = (key(LOW, "a"), key(HIGH, "a"));
     let mut first = proxy.connect();

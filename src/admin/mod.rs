@@ -1,10 +1,11 @@
-//! HTTP for operators: metrics, health and readiness.
+//! HTTP for operators: metrics, health, readiness and the topology.
 //!
 //! Runs on the control runtime, so that a scrape never delays a client. Every connection serves one
 //! request and has ten seconds for all of it.
 
 mod health;
 mod pages;
+mod topology;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tracing::warn;
 
 use crate::metrics::Metrics;
 use crate::net::{Listener, Stream};
+use crate::topology::Shared;
 pub use health::health;
 use pages::Pages;
 
@@ -30,12 +32,20 @@ const MAX_HEAD: usize = 8 * 1024;
 /// After a failed accept, most often for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Says whether the proxy can serve clients: it has a slot table.
-pub type Ready = Arc<dyn Fn() -> bool + Send + Sync>;
+/// What the pages show.
+#[derive(Debug)]
+pub struct State {
+    /// The counts.
+    pub metrics: Arc<Metrics>,
+    /// The topology of each cluster, in the order of [`Metrics::clusters`].
+    pub topologies: Vec<Arc<Shared>>,
+    /// Cancelled when the proxy takes no new clients any more.
+    pub drain: CancellationToken,
+}
 
-/// Serves `/metrics`, `/healthz`, `/readyz` and an index until `shutdown`.
-pub async fn serve(listener: Listener, metrics: Arc<Metrics>, ready: Ready, shutdown: CancellationToken) {
-    let pages = Arc::new(Pages { metrics, ready });
+/// Serves `/metrics`, `/healthz`, `/readyz`, `/topology` and an index until `shutdown`.
+pub async fn serve(listener: Listener, state: State, shutdown: CancellationToken) {
+    let pages = Arc::new(Pages::new(state));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accept = async {
         let mut failing = false;
@@ -80,7 +90,7 @@ async fn answer(stream: Stream, pages: Arc<Pages>) -> Result<(), hyper::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use crate::metrics::Shape;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -96,19 +106,23 @@ mod tests {
     async fn the_pages_are_served_and_nothing_else() {
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
         let addr = listener.local_addr().to_owned();
-        let (shutdown, is_ready) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
-        let flag = Arc::clone(&is_ready);
-        let ready: Ready = Arc::new(move || flag.load(Relaxed));
-        let server = tokio::spawn(serve(listener, Metrics::new(&["string"], 1), ready, shutdown.clone()));
+        let (shutdown, drain) = (CancellationToken::new(), CancellationToken::new());
+        let metrics = Metrics::new(Shape { workers: 1, ..Shape::default() });
+        let state = State { metrics, topologies: Vec::new(), drain: drain.clone() };
+        let server = tokio::spawn(serve(listener, state, shutdown.clone()));
 
         let metrics = request(&addr, "GET /metrics").await;
         assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
         assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
         assert!(metrics.contains("\nslotmux_clients 0\n"), "{metrics}");
         assert!(request(&addr, "GET /healthz").await.ends_with("\r\n\r\nok\n"));
-        assert!(request(&addr, "GET /readyz").await.starts_with("HTTP/1.1 503"));
-        is_ready.store(true, Relaxed);
-        assert!(request(&addr, "GET /readyz?verbose").await.starts_with("HTTP/1.1 200"));
+        let unready = request(&addr, "GET /readyz?verbose").await;
+        assert!(unready.starts_with("HTTP/1.1 503") && unready.ends_with("no slot table yet\n"), "{unready}");
+        drain.cancel();
+        assert!(request(&addr, "GET /readyz").await.ends_with("\r\n\r\ndraining\n"));
+        let topology = request(&addr, "GET /topology").await;
+        assert!(topology.contains("content-type: application/json"), "{topology}");
+        assert!(topology.ends_with("{\"clusters\":[]}\n"), "{topology}");
         assert!(request(&addr, "GET /").await.contains("/metrics"));
         assert!(request(&addr, "GET /nothing").await.starts_with("HTTP/1.1 404"));
         assert!(request(&addr, "POST /metrics").await.starts_with("HTTP/1.1 405"));

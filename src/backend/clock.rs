@@ -3,20 +3,19 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Nanoseconds since the worker began, as of the last [`Clock::tick`].
+/// Nanoseconds since the process began, as of the last [`Clock::tick`].
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
     now: Cell<u64>,
 }
 
-impl Default for Clock {
-    fn default() -> Self {
-        Clock { start: Instant::now(), now: Cell::new(0) }
-    }
-}
-
 impl Clock {
+    /// A clock that counts from `start`.
+    pub fn since(start: Instant) -> Self {
+        Clock { start, now: Cell::new(0) }
+    }
+
     /// Reads the time.
     #[inline]
     pub fn tick(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The task of one link: it writes the whole queue once a turn, reads, and hands out the replies.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,9 +13,11 @@ use tokio_util::io::poll_read_buf;
 
 use super::link::{Link, OVER_MEMORY, Queue, State};
 use super::send_buffer::{LARGE, SendBuffer};
+use super::share::Share;
+use super::times::Times;
 use super::{Backend, Reply, Request, make_room};
 use crate::error::ClientError;
-use crate::metrics::Reached;
+use crate::metrics::{LinkState, Phase, Reached};
 use crate::protocol::ReplyFramer;
 
 /// As often a turn reads before it lets others run.
@@ -30,11 +33,15 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     input: BytesMut,
     framer: ReplyFramer,
+    share: Share,
+    /// How many entries there were when replies were last counted.
+    entries: Cell<usize>,
 }
 
 impl Connection {
-    pub(super) fn new(link: Rc<Link>, backend: Rc<Backend>, stream: TcpStream) -> Self {
-        Connection { link, backend, stream, input: BytesMut::new(), framer: ReplyFramer::default() }
+    pub(super) fn new(link: Rc<Link>, backend: Rc<Backend>, stream: TcpStream, share: Share) -> Self {
+        let (input, framer, entries) = (BytesMut::new(), ReplyFramer::default(), Cell::new(0));
+        Connection { link, backend, stream, input, framer, share, entries }
     }
 
     /// One turn. Ready when the link has ended.
@@ -54,13 +61,15 @@ impl Connection {
             }
             return Poll::Ready(reason);
         }
+        self.entries.set(self.link.queue.borrow().entries.len());
         let mut reads = 0;
-        loop {
-            match self.read(cx) {
-                Poll::Pending => break,
-                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) => reads += 1,
+        while let Poll::Ready(read) = self.read(cx) {
+            let Queue { entries, times, .. } = &mut *self.link.queue.borrow_mut();
+            self.count_replies(times, entries.len());
+            if let Err(reason) = read {
+                return Poll::Ready(reason);
             }
+            reads += 1;
             if reads == READS_PER_TURN {
                 self.link.wakeup.wake();
                 break;
@@ -69,9 +78,14 @@ impl Connection {
         if let Err(error) = self.write(cx) {
             return Poll::Ready(reason_of(&error));
         }
-        if self.link.state.get() == State::Retired && self.link.queue.borrow().entries.is_empty() {
-            return Poll::Ready("the node is not part of the cluster any more");
+        let queue = self.link.queue.borrow();
+        if self.link.state.get() == State::Retired {
+            self.share.state(LinkState::Leaving);
+            if queue.entries.is_empty() {
+                return Poll::Ready("the node is not part of the cluster any more");
+            }
         }
+        self.share.holds(queue.times.requests(queue.entries.len()), queue.send.kept());
         Poll::Pending
     }
 
@@ -89,6 +103,7 @@ impl Connection {
             self.link.read_since.set(true);
             backend.clock.tick();
             let bytes = buffer.filled();
+            self.share.node.read_bytes.add(bytes.len() as u64);
             let used = match self.replies(bytes) {
                 Ok(used) => used,
                 Err(reason) => return Poll::Ready(Err(reason)),
@@ -105,7 +120,7 @@ impl Connection {
         match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
             Ok(0) => return Poll::Ready(Err("closed by the node")),
-            Ok(_) => {}
+            Ok(count) => self.share.node.read_bytes.add(count as u64),
         }
         self.link.read_since.set(true);
         backend.clock.tick();
@@ -143,7 +158,7 @@ impl Connection {
         }
         let error = ClientError::ReplyTooLarge { limit: bound.label() };
         self.backend.metrics.reached[bound.index()].add(1);
-        self.backend.metrics.errors[error.kind().index()].add(1);
+        self.backend.metrics.error(None, error.kind());
         let mut text = Vec::new();
         error.append_to(&mut text);
         _ = self.hand_out(Reply::Small(&text));
@@ -171,21 +186,40 @@ impl Connection {
             return Ok(());
         }
         let mut queue = self.link.queue.borrow_mut();
-        let Queue { send, entries } = &mut *queue;
+        let Queue { send, entries, times } = &mut *queue;
         let Some(entry) = entries.pop_front() else { return Err("a reply that nobody asked for") };
         let len = entry.len as usize;
         // A node that refuses a request before it has read all of it: nothing can follow on this connection.
         let early = send.written_unanswered() < len as u64;
-        if let Some(receiver) = entry.receiver {
-            receiver.reply(entry.ticket, reply, Request { link: &self.link, buffer: send, len });
+        match entry.receiver {
+            Some(receiver) => {
+                receiver.reply(entry.ticket, reply, Request { link: &self.link, buffer: send, len });
+            }
+            None => {
+                self.count_replies(times, entries.len() + 1);
+                times.answered_internal();
+                self.entries.set(entries.len());
+            }
         }
         send.answer(len);
         if early { Err("a reply before the request was sent") } else { Ok(()) }
     }
 
+    /// Counts the replies since the last time, of which `left` entries are left.
+    fn count_replies(&self, times: &mut Times, left: usize) {
+        let replies = self.entries.replace(left).saturating_sub(left);
+        let (now, mut sum) = (self.backend.clock.now(), 0);
+        times.answered(replies, now, |requests, longest, nanos| {
+            self.share.node.answered(now, requests as u64, longest, nanos);
+            sum += nanos;
+        });
+        self.backend.metrics.phase_nanos[Phase::Node.index()].add(sum);
+    }
+
     /// Writes what the kernel takes.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut queue = self.link.queue.borrow_mut();
+        let before = queue.send.written();
         while queue.send.unwritten() > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match queue.send.single() {
@@ -201,6 +235,13 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,
             }
+        }
+        let Queue { send, entries, times } = &mut *queue;
+        if send.written() > before {
+            self.share.node.written_bytes.add(send.written() - before);
+            let (all, now) = (send.unwritten() == 0, self.backend.clock.tick());
+            let queued = times.wrote(entries, send.written(), all, now);
+            self.backend.metrics.phase_nanos[Phase::Queue.index()].add(queued);
         }
         Ok(())
     }

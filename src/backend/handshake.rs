@@ -12,18 +12,19 @@ use super::link::OldLink;
 use crate::net::{NodeAddr, tune_node};
 use crate::protocol::{Protocol, ReplyFramer, write};
 
-/// A user and password for the nodes.
+/// A user and passwords for the nodes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The ACL user; `default` when none is given.
     pub user: Option<String>,
-    /// The password.
-    pub password: String,
+    /// The passwords, newest first: they are tried in this order, so that a password can be changed while
+    /// some nodes have the old one. Without any, the nodes are shown none.
+    pub passwords: Vec<String>,
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Credentials {{ user: {:?}, password: *** }}", self.user)
+        write!(f, "Credentials {{ user: {:?}, passwords: {} × *** }}", self.user, self.passwords.len())
     }
 }
 
@@ -122,16 +123,38 @@ struct Talk {
 }
 
 impl Talk {
+    /// Tries one password after the other; a refused one leaves the connection as it was.
     async fn introduce(
         &mut self,
         protocol: Protocol,
         credentials: Option<&Credentials>,
         name: &str,
     ) -> Result<Option<u64>, DialError> {
-        let first = first_request(protocol, credentials);
+        let (user, passwords) = credentials.map_or((None, &[][..]), |c| (c.user.as_deref(), &c.passwords));
+        let Some((last, others)) = passwords.split_last() else {
+            return self.introduce_with(first_request(protocol, None, None), name).await;
+        };
+        for password in others {
+            match self.introduce_with(first_request(protocol, user, Some(password)), name).await {
+                Err(DialError::Auth(text)) if !text.starts_with("DENIED") => {
+                    // What was sent behind the login is answered too.
+                    self.reply().await?;
+                    self.reply().await?;
+                }
+                other => return other,
+            }
+        }
+        self.introduce_with(first_request(protocol, user, Some(last)), name).await
+    }
+
+    async fn introduce_with(
+        &mut self,
+        first: Option<Vec<&str>>,
+        name: &str,
+    ) -> Result<Option<u64>, DialError> {
         let mut requests = Vec::new();
         if let Some(first) = &first {
-            write::request(&mut requests, first.iter().map(|arg| arg.as_bytes()));
+            command(&mut requests, first);
         }
         command(&mut requests, &["CLIENT", "SETNAME", name]);
         command(&mut requests, &["CLIENT", "ID"]);
@@ -193,25 +216,20 @@ impl Talk {
 }
 
 /// What must succeed before anything else is sent.
-fn first_request(protocol: Protocol, credentials: Option<&Credentials>) -> Option<Vec<String>> {
-    let user = credentials.and_then(|c| c.user.clone());
-    let password = credentials.map(|c| c.password.clone());
-    let mut args: Vec<String> = Vec::new();
-    match (protocol, password) {
-        (Protocol::Resp2, None) => return None,
-        (Protocol::Resp2, Some(password)) => {
-            args.push("AUTH".into());
-            args.extend(user);
-            args.push(password);
-        }
-        (Protocol::Resp3, password) => {
-            args.extend(["HELLO".into(), "3".into()]);
-            if let Some(password) = password {
-                args.extend(["AUTH".into(), user.unwrap_or_else(|| "default".into()), password]);
-            }
+fn first_request<'a>(
+    protocol: Protocol,
+    user: Option<&'a str>,
+    password: Option<&'a str>,
+) -> Option<Vec<&'a str>> {
+    match (protocol, user, password) {
+        (Protocol::Resp2, _, None) => None,
+        (Protocol::Resp2, None, Some(password)) => Some(vec!["AUTH", password]),
+        (Protocol::Resp2, Some(user), Some(password)) => Some(vec!["AUTH", user, password]),
+        (Protocol::Resp3, _, None) => Some(vec!["HELLO", "3"]),
+        (Protocol::Resp3, user, Some(password)) => {
+            Some(vec!["HELLO", "3", "AUTH", user.unwrap_or("default"), password])
         }
     }
-    Some(args)
 }
 
 fn check(reply: &[u8]) -> Result<(), DialError> {
@@ -229,4 +247,64 @@ fn check(reply: &[u8]) -> Result<(), DialError> {
 
 fn command(out: &mut Vec<u8>, args: &[&str]) {
     write::request(out, args.iter().map(|arg| arg.as_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// Opens a connection to a node that takes only `right`; what came of it, and how many requests it saw.
+    async fn dial(
+        protocol: Protocol,
+        right: &'static str,
+        passwords: &[&str],
+    ) -> (Result<(), String>, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = NodeAddr::new("127.0.0.1", listener.local_addr().unwrap().port());
+        let node = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut input, mut logins, mut is_in) = (Vec::new(), 0, false);
+            while stream.read_buf(&mut input).await.unwrap_or(0) > 0 {
+                if !input.ends_with(b"ID\r\n") {
+                    continue;
+                }
+                let text = String::from_utf8(std::mem::take(&mut input)).unwrap();
+                for request in text.split('*').filter(|request| !request.is_empty()) {
+                    let reply = if request.contains("AUTH") {
+                        logins += 1;
+                        is_in = request.ends_with(&format!("\r\n{right}\r\n"));
+                        if is_in { "+OK\r\n" } else { "-WRONGPASS invalid\r\n" }
+                    } else if is_in {
+                        ":7\r\n"
+                    } else {
+                        "-NOAUTH Authentication required.\r\n"
+                    };
+                    _ = stream.write_all(reply.as_bytes()).await;
+                }
+            }
+            logins
+        });
+        let passwords = passwords.iter().map(|&p| p.to_owned()).collect();
+        let credentials = Credentials { user: None, passwords };
+        let opened = open(&addr, protocol, Some(&credentials), "x", &[], Duration::from_secs(10)).await;
+        let result = opened.map(|opened| assert_eq!(opened.client_id, Some(7))).map_err(|e| e.to_string());
+        (result, node.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn passwords_are_tried_in_order_on_the_same_connection() {
+        for protocol in [Protocol::Resp2, Protocol::Resp3] {
+            assert_eq!(dial(protocol, "new", &["new", "old"]).await, (Ok(()), 1));
+            assert_eq!(dial(protocol, "old", &["new", "older", "old"]).await, (Ok(()), 3));
+            let (refused, logins) = dial(protocol, "other", &["new", "old"]).await;
+            assert!(refused.unwrap_err().contains("WRONGPASS") && logins == 2);
+        }
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let credentials = Credentials { user: None, passwords: vec!["secret".into()] };
+        assert!(!format!("{credentials:?}").contains("secret"));
+    }
 }

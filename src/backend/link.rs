@@ -8,8 +8,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::send_buffer::{LARGE, SendBuffer};
-use super::{Account, Loss, Receiver, Ticket, Wakeup};
-use crate::metrics::Owner;
+use super::times::Times;
+use super::{Account, Backend, Loss, Receiver, Ticket, Wakeup};
+use crate::metrics::{Owner, Phase};
 use crate::net::NodeAddr;
 use crate::protocol::write;
 
@@ -57,12 +58,14 @@ pub(super) struct Entry {
 pub(super) struct Queue {
     pub(super) send: SendBuffer,
     pub(super) entries: VecDeque<Entry>,
+    pub(super) times: Times,
 }
 
 /// A shared connection. It is never used again once it ended: its node makes a new one.
 pub struct Link {
     id: u32,
     addr: NodeAddr,
+    backend: Rc<Backend>,
     pub(super) name: String,
     pub(super) state: Cell<State>,
     pub(super) queue: RefCell<Queue>,
@@ -86,10 +89,11 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(id: u32, addr: NodeAddr, name: String) -> Rc<Self> {
+    pub(super) fn new(id: u32, addr: NodeAddr, name: String, backend: Rc<Backend>) -> Rc<Self> {
         Rc::new(Link {
             id,
             addr,
+            backend,
             name,
             state: Cell::new(State::Opening),
             queue: RefCell::default(),
@@ -162,6 +166,7 @@ impl Link {
     pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) -> usize {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
+        queue.times.push(self.backend.clock.now());
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
         self.wakeup.wake();
         queue.send.kept()
@@ -173,6 +178,7 @@ impl Link {
             return self.push(receiver, ticket, &request);
         }
         let mut queue = self.queue.borrow_mut();
+        queue.times.push(self.backend.clock.now());
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
         queue.send.push_large(request);
         self.wakeup.wake();
@@ -196,6 +202,7 @@ impl Link {
     fn push_internal(&self, request: &[u8]) {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
+        queue.times.push_internal();
         let ticket = Ticket { seq: 0, part: 0 };
         queue.entries.push_back(Entry { receiver: None, ticket, len: request.len() as u32 });
         drop(queue);
@@ -244,7 +251,10 @@ impl Link {
 
     /// Gives all commands back to who sent them. True if any write is in doubt.
     pub(super) fn give_back(&self, reason: &'static str) -> bool {
-        let Queue { mut send, entries } = self.queue.take();
+        let Queue { mut send, entries, times } = self.queue.take();
+        let (queued, on_node) = times.lost(&entries, self.backend.clock.tick());
+        self.backend.metrics.phase_nanos[Phase::Queue.index()].add(queued);
+        self.backend.metrics.phase_nanos[Phase::Node.index()].add(on_node);
         let (mut written, mut in_doubt) = (send.written_unanswered(), false);
         let mut loss = Loss { node: self.addr.clone(), sent: true, reason };
         for entry in entries {

@@ -170,11 +170,11 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::metrics::{Metrics, Shape};
 
     #[test]
     fn the_largest_output_of_all_places_goes_first_then_the_largest_input() {
-        let metrics = Metrics::new(&[], 2);
+        let metrics = Metrics::new(Shape { workers: 2, ..Shape::default() });
         let limits = ProcessLimits { max_memory: 10 << 20, ..Default::default() };
         let memory = Memory::new(limits, metrics.workers(), 1);
         let accounts: Vec<Account> = metrics

@@ -9,6 +9,8 @@ mod link;
 mod memory;
 mod node;
 mod send_buffer;
+mod share;
+mod times;
 mod wakeup;
 
 use std::cell::RefCell;
@@ -23,7 +25,7 @@ use crate::metrics::WorkerMetrics;
 use crate::net::NodeAddr;
 
 pub use clock::Clock;
-pub use gate::DialGate;
+pub use gate::{DialGate, Permit, Purpose};
 pub use handshake::{Credentials, DialError, open};
 pub use link::Link;
 pub use memory::{Account, Memory, Victim, WORTHWHILE};
@@ -120,7 +122,7 @@ impl<'a> Request<'a> {
 pub struct Backend {
     /// How to open and watch links.
     pub settings: Settings,
-    /// Bounds the dials of the whole process.
+    /// Bounds the dials and connections of the whole process.
     pub gate: Arc<DialGate>,
     /// The worker's clock.
     pub clock: Clock,
@@ -150,6 +152,8 @@ impl Backend {
 /// How links are opened and watched.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What the configuration calls the cluster.
+    pub cluster: Arc<str>,
     /// What to show to the nodes.
     pub credentials: Option<Credentials>,
     /// Shared links per node and protocol version, at least 1.

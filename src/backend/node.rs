@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::gate::Refused;
 use super::handshake::{self, DialError};
 use super::link::{Link, OldLink, State};
-use super::{Backend, Settings};
-use crate::metrics::{DialFailure, Reached};
+use super::share::Share;
+use super::{Backend, Permit, Purpose, Settings};
+use crate::metrics::{DialFailure, LinkState, NodeCells, Reached};
 use crate::net::{NodeAddr, set_linger_zero};
 use crate::protocol::Protocol;
 
@@ -32,6 +34,7 @@ pub struct Down {
 pub struct Node {
     addr: NodeAddr,
     backend: Rc<Backend>,
+    metrics: NodeCells,
     slots: Vec<Slot>,
     /// Links that were replaced before their last reply had come.
     leaving: RefCell<Vec<Rc<Link>>>,
@@ -71,7 +74,8 @@ impl Node {
         let slots = (0..2 * backend.settings.connections_per_node).map(|_| Slot::default()).collect();
         let (failures, down, retired) = (Cell::new(0), Cell::new(None), Cell::new(false));
         let (leaving, old) = (RefCell::default(), RefCell::default());
-        Rc::new(Node { addr, backend, slots, leaving, old, failures, down, retired })
+        let metrics = backend.metrics.node(&backend.settings.cluster, &addr);
+        Rc::new(Node { addr, backend, metrics, slots, leaving, old, failures, down, retired })
     }
 
     /// Where it is.
@@ -109,21 +113,28 @@ impl Node {
         {
             return Err(down);
         }
-        self.backend.gate.take(&self.addr, now).map_err(|until| Down { until, since })?;
+        let permit = self.backend.gate.take(&self.addr, Purpose::Commands, now);
+        let permit = permit.map_err(|Refused { until, full }| {
+            let reached = &self.backend.metrics.reached[Reached::MaxConnectionsPerNode.index()];
+            reached.add(u64::from(full));
+            Down { until, since }
+        })?;
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
-        let link = Link::new(id, self.addr.clone(), format!("slotmux-{:08x}-{id}", fastrand::u32(..)));
+        let name = format!("slotmux-{:08x}-{id}", fastrand::u32(..));
+        let link = Link::new(id, self.addr.clone(), name, self.backend.clone());
         let before = self.slots[slot].link.replace(Some(link.clone()));
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
-        self.backend.metrics.dials.add(1);
+        self.metrics.dials.inc();
         self.backend.links.borrow_mut().insert(id, Rc::downgrade(&link));
-        tokio::task::spawn_local(self.clone().run(link.clone(), protocol));
+        tokio::task::spawn_local(self.clone().run(link.clone(), protocol, permit));
         Ok(link)
     }
 
-    /// A link's whole life.
-    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol) {
+    /// A link's whole life. The permit is given back behind it, when the connection is closed.
+    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, _permit: Permit) {
         let _registered = Registered { backend: self.backend.clone(), link: link.id() };
         let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
+        let share = Share::new(self.metrics.clone());
         let old = self.old.borrow().clone();
         let opened =
             handshake::open(&self.addr, protocol, credentials.as_ref(), &link.name, &old, *connect_timeout)
@@ -141,10 +152,11 @@ impl Node {
             return;
         }
         link.state.set(State::Up);
-        self.backend.metrics.links.add(1);
-        let mut connection = Connection::new(link.clone(), self.backend.clone(), opened.stream);
+        share.state(LinkState::Up);
+        let mut connection = Connection::new(link.clone(), self.backend.clone(), opened.stream, share);
         let reason = poll_fn(|cx| connection.poll(cx)).await;
-        self.backend.metrics.links.sub(1);
+        let done = link.state.get() == State::Retired && link.queue.borrow().entries.is_empty();
+        self.metrics.links_lost.add(u64::from(!done));
         let in_doubt = link.close(reason);
         link.tell(&self.backend.memory, 0);
         if in_doubt {
@@ -166,7 +178,7 @@ impl Node {
     }
 
     fn dial_failed(&self, link: &Link, error: &DialError) {
-        self.backend.metrics.dial_failures[error.kind().index()].add(1);
+        self.metrics.dial_failures[error.kind().index()].inc();
         if error.kind() == DialFailure::Timeout {
             self.backend.metrics.reached[Reached::ConnectTimeout.index()].add(1);
         }

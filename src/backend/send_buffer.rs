@@ -104,6 +104,11 @@ impl SendBuffer {
         (self.queued - self.written) as usize
     }
 
+    /// Where the next byte to write stands, counted from the connection's first.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Bytes kept: all that is queued or written and not yet answered.
     pub(super) fn kept(&self) -> usize {
         (self.queued - self.answered) as usize

@@ -29,6 +29,14 @@ impl CommandError<'_> {
         }
     }
 
+    /// The command or container that is meant, if there is such a one.
+    pub fn spec(&self) -> Option<&'static Spec> {
+        match self {
+            CommandError::Unknown(_) => None,
+            CommandError::UnknownSubcommand(spec, _) | CommandError::WrongArity(spec) => Some(spec),
+        }
+    }
+
     /// Whether it is a line of an HTTP request, as a web page can make a browser send it to any port of its
     /// machine. A server closes the connection then, so that the body is not taken for commands.
     pub fn is_http(&self) -> bool {

@@ -27,3 +27,14 @@ pub use spec::{Categories, Flags, Spec, Tips};
 pub fn table() -> impl Iterator<Item = &'static Spec> {
     table::TABLE.iter()
 }
+
+/// The name of every row, by its [`Spec::id`].
+pub const NAMES: [&str; table::TABLE.len()] = {
+    let mut names = [""; table::TABLE.len()];
+    let mut id = 0;
+    while id < names.len() {
+        names[id] = table::TABLE[id].name;
+        id += 1;
+    }
+    names
+};

@@ -6,7 +6,7 @@ use clap::builder::Styles;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::bounds::BOUNDS;
-use super::settings::SETTINGS;
+use super::settings::{SETTINGS, Setting};
 
 const ABOUT: &str = "A Redis Cluster proxy that is correct and quiet while the cluster changes";
 const LONG_ABOUT: &str = "\
@@ -16,7 +16,8 @@ Plain Redis clients connect to it as if the cluster were one server: each comman
 slot and forwarded to the slot's owner, and moving slots, failovers and lost connections are absorbed.";
 const AFTER: &str = "\
 Durations are written 250ms, 30s, 2m; sizes 64KiB, 512MiB, 1GiB.
-Flags override what a file says. A file has all of them as keys, with _ for -, and besides:";
+Flags override what a file says. In a file bounds have these names with _ for -, at the top or in the section of a
+cluster or listener, and the settings are:";
 const SIGNALS: &str = "\
 Exit codes: 0 after a clean stop, 64 for a mistake on the command line or in the file, 1 otherwise.
 SIGTERM and SIGINT stop it: no new clients, replies in flight are delivered; a second one ends it at once.";
@@ -61,7 +62,7 @@ pub(super) fn command() -> Command {
         .long_about(LONG_ABOUT)
         .styles(Styles::plain())
         .max_term_width(100)
-        .after_help(format!("{AFTER}\n{}\n{SIGNALS}", file_only()))
+        .after_help(format!("{AFTER}\n{}\n{SIGNALS}", places()))
         .arg(config.help("A file in YAML with the settings"))
         .args(settings())
         .next_help_heading("Bounds")
@@ -109,8 +110,11 @@ fn bounds() -> impl Iterator<Item = Arg> {
     })
 }
 
-/// The keys that a file may have and no flag gives.
-fn file_only() -> String {
-    let lines = SETTINGS.iter().filter(|setting| setting.flag.is_none());
-    lines.map(|setting| format!("  {}: {}\n", setting.path(), setting.what)).collect()
+/// Where each setting stands in a file.
+fn places() -> String {
+    let line = |setting: &Setting| match setting.flag {
+        Some(flag) => format!("  {} (--{flag})\n", setting.path()),
+        None => format!("  {}: {}\n", setting.path(), setting.what),
+    };
+    SETTINGS.iter().map(line).collect()
 }

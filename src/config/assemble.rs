@@ -1,34 +1,22 @@
 //! From the command line and the file to the configuration.
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use clap::ArgMatches;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::args::Flags;
+use super::clusters::{clusters, refuse_too_few_connections};
 use super::file::{Node, Section};
+use super::listeners::listeners;
 use super::mistakes::Mistakes;
 use super::read::{Env, Reader, Written};
 use super::settings::{self, Scope, Setting};
-use super::{
-    ClusterAuth, ClusterConfig, ClusterLimits, Config, DemoOptions, Invocation, ListenerConfig, OnIndoubt,
-    Ordering, ProcessLimits, SessionConfig, SessionLimits, Spin, keys,
-};
-use crate::net::{ListenAddr, NodeAddr};
+use super::{Config, DemoOptions, Invocation, ProcessLimits, Spin, keys};
+use crate::net::ListenAddr;
 
-const CLUSTER_PASSWORD: &str = "SLOTMUX_CLUSTER_PASSWORD";
-const CLUSTER_USER: &str = "SLOTMUX_CLUSTER_USER";
-const CLIENT_PASSWORD: &str = "SLOTMUX_CLIENT_PASSWORD";
-/// The name of a cluster that flags alone describe.
-const ONLY_CLUSTER: &str = "default";
-/// Away from 6379, where the server that the demo needs may already run as a service.
-const DEMO_LISTEN: &str = "127.0.0.1:7379";
 /// More threads than any machine of today has cores: a typing error, not a wish.
 const MAX_WORKERS: usize = 1024;
-/// Every one of them is multiplied by workers and by nodes, and a node has 10,000 in all.
-const MAX_CONNECTIONS_PER_NODE: usize = 64;
 
 /// Nothing, with a mistake, where there is nobody to ask or the file can't be read at all.
 pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mistakes) -> Option<Invocation> {
@@ -66,229 +54,21 @@ pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mist
 
 fn config(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Config {
     keys::check(top, Scope::Process, reader.mistakes);
-    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS);
+    let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS).unwrap_or_else(default_workers);
     let clusters = clusters(reader, top, demo);
+    for cluster in &clusters {
+        refuse_too_few_connections(reader, cluster, workers);
+    }
     Config {
         listeners: listeners(reader, top, &clusters, demo),
         clusters,
         admin: admin(reader, top),
-        workers: workers.unwrap_or_else(default_workers),
+        per_node_histograms: reader.is_on(&settings::PER_NODE_HISTOGRAMS, &[top]),
+        workers,
         spin: reader.choose(&settings::SPIN, &[top], [("auto", Spin::Auto), ("off", Spin::Off)]),
         limits: ProcessLimits::read(reader, &[top]),
         log: log_level(reader, top),
     }
-}
-
-fn clusters(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Vec<Arc<ClusterConfig>> {
-    let (at, nodes) = match top.find("clusters") {
-        None => return vec![Arc::new(cluster(reader, ONLY_CLUSTER, &Section::default(), top, demo))],
-        Some((at, node)) => {
-            let section = node.section(&at, reader.mistakes);
-            (at, section.entries())
-        }
-    };
-    if nodes.is_empty() {
-        reader.mistakes.add(at, "names no cluster: write `NAME:` and its seeds below");
-    } else if nodes.len() > 1 {
-        refuse_flags_for_one(reader, nodes.len());
-    }
-    let mut clusters = Vec::with_capacity(nodes.len());
-    for (name, node) in nodes {
-        let section = node.section(&top.at(&format!("clusters.{name}")), reader.mistakes);
-        keys::check(&section, Scope::Cluster, reader.mistakes);
-        clusters.push(Arc::new(cluster(reader, name, &section, top, demo)));
-    }
-    clusters
-}
-
-/// A flag that describes one cluster says nothing when there are several.
-fn refuse_flags_for_one(reader: &mut Reader<'_>, clusters: usize) {
-    let of_one = |setting: &&Setting| setting.scope == Scope::Cluster && !setting.general;
-    for flag in settings::SETTINGS.iter().filter(of_one).filter_map(|setting| setting.flag) {
-        if reader.flags.values(flag).is_some() {
-            let text = format!("which of the {clusters} clusters in the file is meant? Write it there");
-            reader.mistakes.add(format!("--{flag}"), text);
-        }
-    }
-    for variable in [CLUSTER_PASSWORD, CLUSTER_USER] {
-        if (reader.env)(variable).is_some() {
-            let right =
-                format!("which of the {clusters} clusters in the file is meant? Write `${{NAME}}` there");
-            reader.mistakes.add(variable, right);
-        }
-    }
-}
-
-fn cluster(
-    reader: &mut Reader<'_>,
-    name: &str,
-    section: &Section<'_>,
-    top: &Section<'_>,
-    demo: bool,
-) -> ClusterConfig {
-    let written = reader.texts(&settings::SEEDS, &[section]);
-    match (written.first(), demo) {
-        (Some(seed), true) => {
-            reader.mistakes.add(&seed.at, "the demo starts a cluster of its own: leave the seeds out");
-        }
-        (None, false) => {
-            let at = match (section.is_absent(), top.is_absent()) {
-                (false, _) => section.at(settings::SEEDS.key),
-                (true, false) => top.at(&settings::SEEDS.path()),
-                (true, true) => "--seeds".to_owned(),
-            };
-            reader
-                .mistakes
-                .add(at, "name at least one node of the cluster, as in 10.0.0.1:6379,10.0.0.2:6379");
-        }
-        _ => {}
-    }
-    let (seeds, mut known) = (reader.parsed::<NodeAddr>(written, ""), HashSet::new());
-    let both = [section, top];
-    ClusterConfig {
-        name: name.into(),
-        seeds: seeds.into_iter().filter(|seed| known.insert(seed.clone())).collect(),
-        auth: cluster_auth(reader, section),
-        connections_per_node: reader
-            .number(&settings::CONNECTIONS_PER_NODE, &both, MAX_CONNECTIONS_PER_NODE)
-            .unwrap_or(1),
-        limits: ClusterLimits::read(reader, &both),
-    }
-}
-
-fn cluster_auth(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<ClusterAuth> {
-    let before = reader.mistakes.count();
-    let passwords = reader.secrets(&settings::CLUSTER_PASSWORDS, CLUSTER_PASSWORD, section);
-    let written = reader.text(settings::CLUSTER_USER.key, settings::CLUSTER_USER.flag, &[section]);
-    let from_env =
-        || Some(Written { at: CLUSTER_USER.into(), text: (reader.env)(CLUSTER_USER)?.into_string().ok()? });
-    let flag = written.as_ref().is_some_and(|written| written.at.starts_with("--"));
-    let user = if flag { written } else { from_env().or(written) };
-    if let (true, Some(user)) = (passwords.is_empty() && reader.mistakes.count() == before, &user) {
-        reader.mistakes.add(
-            &user.at,
-            format!(
-                "a user needs a password: give `passwords`, --cluster-password-file or {CLUSTER_PASSWORD}"
-            ),
-        );
-    }
-    let user = user.map(|user| user.text);
-    (!passwords.is_empty()).then_some(ClusterAuth { user, passwords })
-}
-
-fn listeners(
-    reader: &mut Reader<'_>,
-    top: &Section<'_>,
-    clusters: &[Arc<ClusterConfig>],
-    demo: bool,
-) -> Vec<ListenerConfig> {
-    let mut listeners = Vec::new();
-    let given = top.find("listeners").filter(|_| reader.flags.values("listen").is_none());
-    match given {
-        None => {
-            let mut written = reader.texts(&settings::LISTEN, &[]);
-            if written.is_empty() {
-                let text = if demo { DEMO_LISTEN } else { settings::LISTEN.default };
-                written.push(Written { at: top.at("listeners"), text: text.to_owned() });
-            }
-            for written in written {
-                listeners.extend(listener(reader, written, &Section::default(), top, clusters));
-            }
-        }
-        Some((_, Node::List(nodes))) if !nodes.is_empty() => {
-            for (i, node) in nodes.iter().enumerate() {
-                let at = top.at(&format!("listeners[{i}]"));
-                let section = node.section(&at, reader.mistakes);
-                keys::check(&section, Scope::Listener, reader.mistakes);
-                match reader.text(settings::LISTEN.key, None, &[&section]) {
-                    Some(written) => listeners.extend(listener(reader, written, &section, top, clusters)),
-                    None => reader.mistakes.add(at, "its `address` is missing: HOST:PORT or unix:/path"),
-                }
-            }
-        }
-        Some((at, _)) => reader.mistakes.add(at, "must be a list of sections, each with an `address`"),
-    }
-    listeners
-}
-
-fn listener(
-    reader: &mut Reader<'_>,
-    written: Written,
-    section: &Section<'_>,
-    top: &Section<'_>,
-    clusters: &[Arc<ClusterConfig>],
-) -> Option<ListenerConfig> {
-    let (before, at) = (reader.mistakes.count(), written.at.clone());
-    let passwords = reader.secrets(&settings::CLIENT_PASSWORDS, CLIENT_PASSWORD, section);
-    let asks = !passwords.is_empty() || reader.mistakes.count() > before;
-    let both = [section, top];
-    let session = SessionConfig {
-        passwords,
-        ordering: reader.choose(
-            &settings::ORDERING,
-            &both,
-            [("key", Ordering::Key), ("connection", Ordering::Connection)],
-        ),
-        on_indoubt: reader.choose(
-            &settings::ON_INDOUBT,
-            &both,
-            [("error", OnIndoubt::Error), ("disconnect", OnIndoubt::Disconnect)],
-        ),
-        limits: SessionLimits::read(reader, &both),
-    };
-    let unprotected = reader.is_on(&settings::UNPROTECTED, &[section]);
-    let cluster = cluster_of(reader, &at, section, clusters);
-    let mode = mode(reader, section);
-    let addr: ListenAddr = reader.parsed(vec![written], "; a socket is written unix:/path").pop()?;
-    if !asks && !unprotected && !addr.is_local() {
-        let text = format!(
-            "{addr} is open to other machines and no client password is set: whoever reaches it could do \
-             all that the proxy's own login at the cluster allows. Set one with `passwords`, \
-             --client-password-file or {CLIENT_PASSWORD}, listen on 127.0.0.1 or unix:/path, or take the risk with \
-             --unprotected"
-        );
-        reader.mistakes.add(&at, text);
-    }
-    if mode.is_some() && !matches!(addr, ListenAddr::Unix(_)) {
-        reader.mistakes.add(section.at("mode"), "only a Unix socket has a mode");
-    }
-    Some(ListenerConfig { addr, mode, cluster, session: Arc::new(session) })
-}
-
-fn cluster_of(
-    reader: &mut Reader<'_>,
-    at: &str,
-    section: &Section<'_>,
-    clusters: &[Arc<ClusterConfig>],
-) -> usize {
-    let names = || clusters.iter().map(|cluster| &*cluster.name).collect::<Vec<_>>().join(", ");
-    match reader.text(settings::LISTEN_CLUSTER.key, None, &[section]) {
-        None if clusters.len() > 1 => {
-            reader
-                .mistakes
-                .add(at, format!("which cluster does it serve? Write `cluster:` with one of {}", names()));
-            0
-        }
-        None => 0,
-        Some(Written { at, text }) => {
-            clusters.iter().position(|cluster| *cluster.name == text).unwrap_or_else(|| {
-                reader
-                    .mistakes
-                    .add(at, format!("`{text}` is no cluster of this file; there are {}", names()));
-                0
-            })
-        }
-    }
-}
-
-/// Octal digits, as chmod takes them.
-fn mode(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<u32> {
-    let Written { at, text } = reader.text(settings::LISTEN_MODE.key, None, &[section])?;
-    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
-    if mode.is_none() {
-        reader.mistakes.add(at, format!("`{text}` are no permissions such as \"0660\""));
-    }
-    mode
 }
 
 fn admin(reader: &mut Reader<'_>, top: &Section<'_>) -> Option<ListenAddr> {

@@ -180,6 +180,13 @@ ClusterLimits, Cluster {
     metric: "slotmux_bound_reached_total{bound=\"link_timeout\"}",
     at: "the connection is reset; what is safe is repeated, a write in doubt gets INDOUBT";
 
+    max_connections_per_node, "max-connections-per-node": count = "1024", "3" ..= "100000",
+    what: "Connections to one node, of every kind together, from the whole process",
+    reason: "a tenth of what a server takes by default (its maxclients), so that ten proxies fit; what the \
+             workers share and one for the topology must fit in: 2 × workers × connections_per_node + 1",
+    metric: "slotmux_bound_used_ratio{bound=\"max_connections_per_node\"}",
+    at: "further connections to that node wait until one has ended";
+
     connect_timeout, "connect-timeout": duration = "2s", "10ms" ..= "1m",
     what: "How long opening a connection to a node may take, its handshake included",
     reason: "a lost SYN is sent again after 1 s, so that one may be lost",

@@ -66,6 +66,8 @@ settings! {
         "Who may connect to a Unix socket, as `0660`";
     ADMIN: Process "admin", Some("admin"), "ADDRESS", "127.0.0.1:9400",
         "Where `/metrics`, `/healthz`, `/readyz` and `/topology` are served; `off` serves none";
+    PER_NODE_HISTOGRAMS: Process "metrics.per_node_histograms", Some("per-node-histograms"), "", "false",
+        "Show how long each node takes in buckets, not only the sum, the number and the longest: 20 series more per node";
     WORKERS: Process "workers", Some("workers"), "N", "one per core", "Worker threads";
     CONNECTIONS_PER_NODE: Cluster "connections_per_node", Some("connections-per-node"), "N", "1",
         "Shared connections per worker, node and protocol version", general;
@@ -78,6 +80,9 @@ settings! {
         "Poll for a moment before sleeping while that pays: `auto`; `off` never does";
     LOG_LEVEL: Process "log_level", Some("log-level"), "LEVEL", "info",
         "What to log on stderr: error, warn, info, debug, trace, or per module `info,slotmux::topology=debug`";
+    ADDRESS_MAP: Cluster "address_map", Some("address-map"), "FROM=TO,…", "",
+        "Where nodes are dialled that announce another address: of a node, `10.0.0.1:6379=192.0.2.7:16379`, or of a host, whose \
+         ports stay, `10.0.0.1=192.0.2.7`; in a file a list";
     CLUSTER_PASSWORDS: Cluster "passwords", Some("cluster-password-file"), "FILE", "",
         "The nodes' passwords, newest first: each is tried until one is taken. In a file's list a text, `${NAME}` of the \
          environment, or `file: PATH`; the flag names a file and may be repeated; or set SLOTMUX_CLUSTER_PASSWORD";

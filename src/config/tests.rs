@@ -143,6 +143,7 @@ clusters:
     user: proxy
     passwords: [\"${NEW}\", old]
     link_timeout: 1s
+    address_map: [10.0.0.1:7000=127.0.0.1:1, 10.0.0.1=127.0.0.2]
   cache:
     seeds: redis-9:7000
 listeners:
@@ -174,6 +175,7 @@ fn a_file_names_clusters_and_listeners_with_settings_of_their_own() {
     assert_eq!((deadline(first), deadline(second)), (5000, 250));
     assert_eq!(second.session.ordering, Ordering::Connection);
     assert!(second.session.admits(None, b"pass") && first.session.passwords.is_empty());
+    assert_eq!(sessions.address_map.to_string(), "10.0.0.1:7000=127.0.0.1:1,10.0.0.1=127.0.0.2");
     assert_eq!(config.workers, 2);
 }
 
@@ -203,7 +205,7 @@ command_dedline: 1s
 link_timeout: 3
 mode: \"0660\"
 clusters:
-  one: { seeds: [a:1, b], passwords: [], address: x }
+  one: { seeds: [a:1, b], passwords: [], address: x, address_map: [\"a\"] }
   two: { user: bob, passwords: \"${MISSING}\", max_clients: 3 }
   three: 7
 listeners:
@@ -220,6 +222,7 @@ listeners:
         "mode: it belongs to a listener",
         "clusters.one.seeds[1]: `b` is no address: the port is missing",
         "clusters.one.address: it belongs to a listener",
+        "clusters.one.address_map[0]: `a` is no address: write FROM=TO",
         "clusters.two.passwords: the variable MISSING is not set",
         "clusters.two.max_clients: it stands at the top",
         "clusters.two.seeds: name at least one node",
@@ -265,6 +268,17 @@ fn what_is_no_yaml_or_no_section_says_so() {
         "{error}"
     );
     assert!(!error.contains("error: FILE: listeners[0]"), "{error}");
+}
+
+#[test]
+fn the_declared_connections_must_hold_the_shared_ones() {
+    let line = "--seeds a:1 --workers 4 --connections-per-node 2 --max-connections-per-node";
+    assert!(parse(&format!("{line} 17")).is_ok());
+    let error = parse(&format!("{line} 16")).unwrap_err();
+    assert!(
+        error.contains("16 are fewer than the 17 that cluster default needs: 2 × 4 workers × 2 + 1"),
+        "{error}"
+    );
 }
 
 #[test]

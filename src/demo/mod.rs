@@ -106,13 +106,19 @@ impl Cluster {
         text
     }
 
-    /// Starts one more server and introduces it to the others, as a primary without slots; returns its number
-    /// when the cluster has [settled](Self::settle).
-    pub fn add_node(&mut self) -> Result<usize, DemoError> {
+    /// Starts one more server, which no other knows yet; returns its number.
+    pub fn start_node(&mut self) -> Result<usize, DemoError> {
         let until = Instant::now() + self.options.patience;
         self.spawn()?;
         let index = self.nodes.len() - 1;
         self.nodes[index].ready(&self.guard, until)?;
+        Ok(index)
+    }
+
+    /// Starts one more server and introduces it to the others, as a primary without slots; returns its number
+    /// when the cluster has [settled](Self::settle).
+    pub fn add_node(&mut self) -> Result<usize, DemoError> {
+        let index = self.start_node()?;
         for node in self.nodes[..index].iter().filter(|node| node.is_running()) {
             meet(&self.nodes[index], node)?;
         }

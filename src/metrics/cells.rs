@@ -76,6 +76,12 @@ impl Histogram {
         self.sum_nanos.add(nanos);
     }
 
+    /// Counts `count` durations, at least one, of `nanos` together, as if they were equal; as [`record`](Self::record).
+    pub(super) fn record_all(&self, nanos: u64, count: u64) {
+        self.buckets[Self::bucket(nanos / count.max(1))].add(count);
+        self.sum_nanos.add(nanos);
+    }
+
     #[inline]
     fn bucket(nanos: u64) -> usize {
         let doublings = u64::BITS - (nanos.saturating_sub(1) / FIRST_NANOS).leading_zeros();
@@ -104,6 +110,39 @@ impl Histogram {
     pub(super) const BUCKETS: usize = BORDERS + 1;
 }
 
+const MINUTE_NANOS: u64 = 60_000_000_000;
+
+/// The longest duration of the last one to two minutes.
+#[derive(Debug, Default)]
+pub(super) struct Longest {
+    /// The minute that `current` is of; `before` is of the one before it.
+    minute: Gauge,
+    current: Gauge,
+    before: Gauge,
+}
+
+impl Longest {
+    /// Notes a duration; `now` and `nanos` are nanoseconds. Only the owning thread may call this.
+    pub(super) fn record(&self, now: u64, nanos: u64) {
+        let (minute, last) = ((now / MINUTE_NANOS) as i64, self.minute.value());
+        if minute != last {
+            self.before.set(if minute == last + 1 { self.current.value() } else { 0 });
+            self.current.set(0);
+            self.minute.set(minute);
+        }
+        self.current.set(self.current.value().max(nanos as i64));
+    }
+
+    /// The longest in nanoseconds, as of `now`; 0 if there was none.
+    pub(super) fn value(&self, now: u64) -> i64 {
+        match (now / MINUTE_NANOS) as i64 - self.minute.value() {
+            ..=0 => self.current.value().max(self.before.value()),
+            1 => self.current.value(),
+            _ => 0,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +165,20 @@ mod tests {
         let mut buckets = [0; Histogram::BUCKETS];
         assert!((histogram.sum_into(&mut buckets) - 2.001).abs() < 1e-9);
         assert_eq!((histogram.count(), buckets.iter().sum::<u64>()), (2, 2));
+    }
+
+    #[test]
+    fn the_longest_is_of_the_last_one_to_two_minutes() {
+        let longest = Longest::default();
+        longest.record(1, 700);
+        longest.record(2, 300);
+        assert_eq!(
+            (longest.value(3), longest.value(2 * MINUTE_NANOS - 1), longest.value(2 * MINUTE_NANOS)),
+            (700, 700, 0)
+        );
+        longest.record(MINUTE_NANOS, 500);
+        assert_eq!((longest.value(MINUTE_NANOS), longest.value(2 * MINUTE_NANOS)), (700, 500));
+        longest.record(9 * MINUTE_NANOS, 1);
+        assert_eq!(longest.value(9 * MINUTE_NANOS), 1);
     }
 }

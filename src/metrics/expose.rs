@@ -1,13 +1,16 @@
-//! Every metric declared once: its name, unit and description, and the cells that it adds up.
+//! Every metric declared once: its name, unit, labels and description, and the cells that it adds up.
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{MetricFamily, MetricType};
 
+use super::Metrics;
 use super::cells::{Counter, Gauge, Histogram};
-use super::sets::{
-    Closed, ControlMetrics, DialFailure, LEVELS, Owner, Reached, Redirect, Refresh, WorkerMetrics,
+use super::labels::{
+    Cause, Closed, DialFailure, LinkState, Owner, Phase, Reached, Redirect, Refresh, ServerError,
 };
-use super::{Metrics, text};
+use super::nodes::NodeMetrics;
+use super::samples::Scrape;
+use super::sets::{ClusterMetrics, ControlMetrics, LEVELS, WorkerMetrics};
 use crate::error::ErrorKind;
 
 /// The declaration of a metric.
@@ -17,11 +20,11 @@ pub struct Declared {
     pub name: &'static str,
     /// What it is, for a person.
     pub help: &'static str,
-    /// The name of its label, if it has one.
-    pub label: Option<&'static str>,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
     /// How it behaves.
     pub kind: Kind,
-    read: Read,
+    pub(super) read: Read,
 }
 
 /// How a metric behaves.
@@ -33,24 +36,53 @@ pub enum Kind {
     Gauge,
     /// Durations in buckets.
     Histogram,
+    /// The sum and the number of durations; buckets too where the configuration asks for them.
+    Summary,
 }
 
+/// How many series a metric has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// What has as many.
+    pub per: Per,
+    /// The number; the most if `rare`.
+    pub rows: usize,
+    /// Whether only those are shown that are not zero.
+    pub rare: bool,
+}
+
+/// What a metric is counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// The process.
+    Process,
+    /// Each cluster.
+    Cluster,
+    /// Each node.
+    Node,
+}
+
+/// The values of a label.
+type Values = fn() -> Vec<&'static str>;
+
 #[derive(Clone, Copy, Debug)]
-enum Read {
+pub(super) enum Read {
     /// A count of each worker.
     Worker(fn(&WorkerMetrics) -> &Counter),
     /// A value of each worker.
     WorkerGauge(fn(&WorkerMetrics) -> &Gauge),
     /// A count of each worker for each value of the label.
-    Labelled(fn() -> Vec<&'static str>, fn(&WorkerMetrics) -> &[Counter]),
-    /// How many durations each worker has for each command family.
-    Families(fn(&WorkerMetrics) -> &[Histogram]),
+    Labelled(Values, fn(&WorkerMetrics) -> &[Counter]),
+    /// Nanoseconds of each worker for each value of the label.
+    Seconds(Values, fn(&WorkerMetrics) -> &[Counter]),
     /// A histogram of each worker for each command family.
     Durations(fn(&WorkerMetrics) -> &[Histogram]),
+    /// A count of each worker for each command.
+    Commands(fn(&WorkerMetrics) -> &[Counter]),
+    /// A count of each worker for each command's row and value of the other label.
+    ByCommand(Values, fn(&WorkerMetrics, usize, usize) -> u64),
     Control(fn(&ControlMetrics) -> &Counter),
-    ControlGauge(fn(&ControlMetrics) -> &Gauge),
-    ControlLabelled(fn() -> Vec<&'static str>, fn(&ControlMetrics) -> &[Counter]),
-    /// The proxy's own errors by kind; the acceptor gives one of them.
+    /// The proxy's own errors by command and kind; the acceptor gives one of them.
     Errors,
     /// How often each bound was reached, on any thread.
     Bounds,
@@ -58,28 +90,43 @@ enum Read {
     Used,
     /// Bytes kept by owner.
     Kept,
+    ClusterGauge(fn(&ClusterMetrics) -> &Gauge),
+    ClusterLabelled(Values, fn(&ClusterMetrics) -> &[Counter]),
+    ClusterAge,
+    Node(fn(&NodeMetrics) -> &Counter),
+    NodeGauge(fn(&NodeMetrics) -> &Gauge),
+    NodeGauges(Values, fn(&NodeMetrics) -> &[Gauge]),
+    /// Only the counts that are not zero.
+    NodeRare(Values, fn(&NodeMetrics) -> &[Counter]),
+    NodeDurations,
+    NodeLongest,
     Version,
-    Started,
-    Resident,
+    /// A value of the process, where the system tells it.
+    System(fn(&Metrics) -> Option<f64>),
 }
 
 macro_rules! declared {
-    ($($kind:ident $name:literal $([$label:literal])? $help:literal = $read:expr;)*) => {
+    ($($kind:ident $name:literal $([$($label:literal),*])? $help:literal = $read:expr;)*) => {
         /// Every metric that the proxy exposes.
         pub const DECLARED: &[Declared] = &[$(Declared {
             name: $name,
             help: $help,
-            label: [$(Some($label),)? None][0],
+            labels: &[$($($label),*)?],
             kind: Kind::$kind,
             read: $read,
         }),*];
     };
 }
 
-use Read::{
-    Bounds, Control, ControlGauge, ControlLabelled, Durations, Errors, Families, Kept, Labelled, Resident,
-    Started, Used, Version, Worker, WorkerGauge,
-};
+/// The values of a label, from the enum that they are declared with.
+macro_rules! values {
+    ($name:ident) => {
+        || $name::ALL.iter().map(|value| value.label()).collect()
+    };
+}
+pub(super) use values;
+
+use Read::*;
 
 declared! {
     Gauge "slotmux_clients" "Client connections" = WorkerGauge(|w| &w.clients);
@@ -87,51 +134,116 @@ declared! {
     Counter "slotmux_connections_rejected_total" "Client connections closed at max_clients" =
         Control(|c| &c.rejected);
     Counter "slotmux_accept_errors_total" "Failed calls of accept" = Control(|c| &c.accept_errors);
-    Counter "slotmux_requests_total" ["family"] "Requests answered" = Families(|w| &w.latency);
+    Counter "slotmux_client_read_bytes_total" "Bytes read from clients" = Worker(|w| &w.bytes_in);
+    Counter "slotmux_client_written_bytes_total" "Bytes written to clients" = Worker(|w| &w.bytes_out);
+    Counter "slotmux_requests_total" ["command"] "Requests answered" = Commands(|w| &w.requests);
     Histogram "slotmux_request_duration_seconds" ["family"]
         "Time from a request's framing to its reply" = Durations(|w| &w.latency);
+    Counter "slotmux_request_phase_seconds_total" ["phase"]
+        "Time that requests spent queued for a node, on a node, and held or waiting to be repeated" =
+        Seconds(values!(Phase), |w| &w.phase_nanos);
     Gauge "slotmux_in_flight_requests" "Commands that wait for a node's reply" =
         WorkerGauge(|w| &w.in_flight);
-    Counter "slotmux_errors_total" ["kind"] "Errors that the proxy itself gave to clients" =
+    Counter "slotmux_errors_total" ["command", "kind"] "Errors that the proxy itself gave to clients" =
         Errors;
-    Counter "slotmux_server_errors_total" "Errors of nodes passed on to clients" =
-        Worker(|w| &w.server_errors);
+    Counter "slotmux_server_errors_total" ["command", "code"]
+        "Errors of nodes passed on to clients; of a command that was split each part's" =
+        ByCommand(values!(ServerError), |w, row, code| w.server_errors.value(row, code));
     Counter "slotmux_redirects_total" ["kind"]
         "Redirects, refusals and lost connections that the proxy absorbed or tried to" =
-        Labelled(|| Redirect::ALL.iter().map(|kind| kind.label()).collect(), |w| &w.redirects);
+        Labelled(values!(Redirect), |w| &w.redirects);
     Counter "slotmux_replays_total" "Commands sent once more" = Worker(|w| &w.replays);
     Gauge "slotmux_held_requests" "Commands that wait for a slot's owner or a retry" =
         WorkerGauge(|w| &w.held);
     Gauge "slotmux_held_bytes" "Bytes of held commands" = WorkerGauge(|w| w.kept.of(Owner::Held));
     Counter "slotmux_abandoned_requests_total" "Commands dropped because their client left" =
         Worker(|w| &w.abandoned);
-    Counter "slotmux_client_read_bytes_total" "Bytes read from clients" = Worker(|w| &w.bytes_in);
-    Counter "slotmux_client_written_bytes_total" "Bytes written to clients" = Worker(|w| &w.bytes_out);
-    Gauge "slotmux_links" "Open shared connections to nodes" = WorkerGauge(|w| &w.links);
-    Counter "slotmux_dials_total" "Attempts to open a connection to a node" = Worker(|w| &w.dials);
-    Counter "slotmux_dial_failures_total" ["kind"] "Failed attempts to open a connection to a node" =
-        Labelled(|| DialFailure::ALL.iter().map(|kind| kind.label()).collect(), |w| &w.dial_failures);
-    Gauge "slotmux_topology_version" "Version of the slot table, 0 before the first" =
-        ControlGauge(|c| &c.topology_version);
-    Gauge "slotmux_slots_uncovered" "Slots without an owner" = ControlGauge(|c| &c.slots_uncovered);
-    Counter "slotmux_topology_refreshes_total" ["outcome"] "Refreshes of the slot table" =
-        ControlLabelled(|| Refresh::ALL.iter().map(|kind| kind.label()).collect(), |c| &c.refreshes);
+    Gauge "slotmux_node_links" ["cluster", "node", "state"] "Shared connections to a node" =
+        NodeGauges(values!(LinkState), |n| &n.links);
+    Counter "slotmux_node_dials_total" ["cluster", "node"] "Attempts to open a shared connection" =
+        Node(|n| &n.dials);
+    Counter "slotmux_node_dial_failures_total" ["cluster", "node", "kind"]
+        "Failed attempts to open a shared connection" = NodeRare(values!(DialFailure), |n| &n.dial_failures);
+    Counter "slotmux_node_links_lost_total" ["cluster", "node"]
+        "Shared connections that ended though the node is still wanted" = Node(|n| &n.links_lost);
+    Counter "slotmux_node_read_bytes_total" ["cluster", "node"] "Bytes read from a node" =
+        Node(|n| &n.read_bytes);
+    Counter "slotmux_node_written_bytes_total" ["cluster", "node"] "Bytes written to a node" =
+        Node(|n| &n.written_bytes);
+    Gauge "slotmux_node_in_flight_requests" ["cluster", "node"] "Requests queued for a node or unanswered" =
+        NodeGauge(|n| &n.in_flight);
+    Gauge "slotmux_node_queued_bytes" ["cluster", "node"] "Bytes of those requests" =
+        NodeGauge(|n| &n.queued_bytes);
+    Summary "slotmux_node_duration_seconds" ["cluster", "node"]
+        "Time from a request's write to a node to the reply" = NodeDurations;
+    Gauge "slotmux_node_duration_max_seconds" ["cluster", "node"]
+        "The longest such time of the last one to two minutes" = NodeLongest;
+    Gauge "slotmux_topology_version" ["cluster"] "Version of the slot table, 0 before the first" =
+        ClusterGauge(|c| &c.topology_version);
+    Gauge "slotmux_topology_age_seconds" ["cluster"]
+        "Time since a refresh of the slot table got an answer, or since the start" = ClusterAge;
+    Gauge "slotmux_shards" ["cluster"] "Primaries in the slot table" = ClusterGauge(|c| &c.shards);
+    Gauge "slotmux_slots_uncovered" ["cluster"] "Slots without an owner" = ClusterGauge(|c| &c.slots_uncovered);
+    Gauge "slotmux_cluster_down" ["cluster"] "1 while no node that is asked says that the cluster is well" =
+        ClusterGauge(|c| &c.cluster_down);
+    Gauge "slotmux_cluster_refuses_all" ["cluster"]
+        "1 while all slots are refused because one has no owner: set cluster-require-full-coverage no" =
+        ClusterGauge(|c| &c.refuses_all);
+    Gauge "slotmux_foreign_seeds" ["cluster"] "Seeds that are no part of the cluster" =
+        ClusterGauge(|c| &c.foreign_seeds);
+    Counter "slotmux_topology_refreshes_total" ["cluster", "outcome"] "Refreshes of the slot table" =
+        ClusterLabelled(values!(Refresh), |c| &c.refreshes);
+    Counter "slotmux_topology_refresh_causes_total" ["cluster", "cause"]
+        "What made the proxy refresh the slot table" = ClusterLabelled(values!(Cause), |c| &c.refreshes_by_cause);
     Counter "slotmux_clients_closed_total" ["reason"] "Client connections that the proxy closed" =
-        Labelled(|| Closed::ALL.iter().map(|reason| reason.label()).collect(), |w| &w.closed);
+        Labelled(values!(Closed), |w| &w.closed);
     Gauge "slotmux_memory_bytes" ["owner"] "Bytes of buffers" = Kept;
     Counter "slotmux_bound_reached_total" ["bound"] "How often a bound took effect" = Bounds;
     Gauge "slotmux_bound_used_ratio" ["bound"]
         "The highest share of a bound that anybody uses now; 1 is the bound" = Used;
     Gauge "slotmux_build_info" ["version"] "1 for the version that runs" = Version;
-    Gauge "process_start_time_seconds" "Start of the process since the Unix epoch" = Started;
-    Gauge "process_resident_memory_bytes" "Resident memory of the process" = Resident;
+    Gauge "process_start_time_seconds" "Start of the process since the Unix epoch" = System(Metrics::start_time);
+    Gauge "process_resident_memory_bytes" "Resident memory of the process" =
+        System(|_| super::text::resident_bytes().map(|bytes| bytes as f64));
+    Gauge "process_open_fds" "Open descriptors" = System(|_| super::text::open_fds().map(|count| count as f64));
+    Gauge "process_max_fds" "Descriptors that may be open at most" =
+        System(|_| super::text::max_fds().map(|count| count as f64));
+    Counter "process_cpu_seconds_total" "User and system time of the process" =
+        System(|_| Some(super::text::cpu_seconds()));
+}
+
+impl Declared {
+    /// How many series it has with so many command families and commands; `per_node_histograms` as configured.
+    #[must_use]
+    pub fn series(&self, families: usize, commands: usize, per_node_histograms: bool) -> Series {
+        // The buckets, their sum and their count.
+        let histogram = Histogram::BUCKETS + 2;
+        let (per, rows, rare) = match self.read {
+            Worker(_) | WorkerGauge(_) | Control(_) | Version | System(_) => (Per::Process, 1, false),
+            Labelled(values, _) | Seconds(values, _) => (Per::Process, values().len(), false),
+            Bounds => (Per::Process, Reached::ALL.len(), false),
+            Durations(_) => (Per::Process, families * histogram, false),
+            Commands(_) => (Per::Process, commands + 1, true),
+            ByCommand(values, _) => (Per::Process, (commands + 1) * values().len(), true),
+            Errors => (Per::Process, (commands + 1) * ErrorKind::ALL.len(), true),
+            Used => (Per::Process, LEVELS.len(), false),
+            Kept => (Per::Process, Owner::ALL.len(), false),
+            ClusterGauge(_) | ClusterAge => (Per::Cluster, 1, false),
+            ClusterLabelled(values, _) => (Per::Cluster, values().len(), false),
+            Node(_) | NodeGauge(_) | NodeLongest => (Per::Node, 1, false),
+            NodeGauges(values, _) => (Per::Node, values().len(), false),
+            NodeRare(values, _) => (Per::Node, values().len(), true),
+            NodeDurations => (Per::Node, if per_node_histograms { histogram } else { 2 }, false),
+        };
+        Series { per, rows, rare }
+    }
 }
 
 /// The descriptions in the form that a registry wants. One that it would refuse is left out; a test
 /// proves that there is none.
 pub(super) fn descs() -> Vec<Desc> {
     let desc = |metric: &Declared| {
-        let labels = metric.label.iter().map(|&label| label.to_owned()).collect();
+        let labels = metric.labels.iter().map(|&label| label.to_owned()).collect();
         Desc::new(metric.name.to_owned(), metric.help.to_owned(), labels, Default::default()).ok()
     };
     DECLARED.iter().filter_map(desc).collect()
@@ -143,8 +255,8 @@ impl Collector for Metrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let scrape = Scrape::of(self);
         let family = |metric: &Declared| {
-            let samples = metric.samples(self);
             let mut family = MetricFamily::default();
             family.set_name(metric.name.to_owned());
             family.set_help(metric.help.to_owned());
@@ -152,8 +264,10 @@ impl Collector for Metrics {
                 Kind::Counter => MetricType::COUNTER,
                 Kind::Gauge => MetricType::GAUGE,
                 Kind::Histogram => MetricType::HISTOGRAM,
+                Kind::Summary if self.shape.per_node_histograms => MetricType::HISTOGRAM,
+                Kind::Summary => MetricType::SUMMARY,
             });
-            family.set_metric(samples);
+            family.set_metric(scrape.samples(metric));
             family
         };
         // The encoder refuses a family without a sample.
@@ -161,127 +275,10 @@ impl Collector for Metrics {
     }
 }
 
-impl Declared {
-    fn samples(&self, metrics: &Metrics) -> Vec<Metric> {
-        let workers = &metrics.workers;
-        let control = &*metrics.control;
-        let counts = |labels: &[&str], cells: fn(&WorkerMetrics) -> &[Counter]| {
-            let total = |index: usize| workers.iter().map(|worker| cells(worker)[index].value()).sum();
-            self.each_label(labels, |index| number(total(index)))
-        };
-        match self.read {
-            Worker(cell) => vec![self.sample(None, number(workers.iter().map(|w| cell(w).value()).sum()))],
-            WorkerGauge(cell) => {
-                let total: i64 = workers.iter().map(|worker| cell(worker).value()).sum();
-                vec![self.sample(None, total as f64)]
-            }
-            Labelled(labels, cells) => counts(&labels(), cells),
-            Families(cells) => {
-                let total = |index: usize| workers.iter().map(|worker| cells(worker)[index].count()).sum();
-                self.each_label(metrics.families, |index| number(total(index)))
-            }
-            Durations(cells) => (metrics.families.iter().enumerate())
-                .map(|(index, family)| {
-                    self.histogram(family, workers.iter().map(|worker| &cells(worker)[index]))
-                })
-                .collect(),
-            Control(cell) => vec![self.sample(None, number(cell(control).value()))],
-            ControlGauge(cell) => vec![self.sample(None, cell(control).value() as f64)],
-            ControlLabelled(labels, cells) => {
-                self.each_label(&labels(), |index| number(cells(control)[index].value()))
-            }
-            Bounds => self.each_label(
-                &Reached::ALL.iter().map(|bound| bound.label()).collect::<Vec<_>>(),
-                |index| {
-                    let workers = workers.iter().map(|worker| worker.reached[index].value());
-                    number(workers.sum::<u64>() + control.reached[index].value())
-                },
-            ),
-            Errors => self.each_label(
-                &ErrorKind::ALL.iter().map(|kind| kind.label()).collect::<Vec<_>>(),
-                |index| {
-                    let given: u64 = workers.iter().map(|worker| worker.errors[index].value()).sum();
-                    let rejected = index == ErrorKind::MaxClients.index();
-                    number(given + if rejected { control.rejected.value() } else { 0 })
-                },
-            ),
-            Used => self.each_label(&LEVELS.iter().map(|bound| bound.label()).collect::<Vec<_>>(), |index| {
-                let used = workers.iter().map(|worker| worker.used[LEVELS[index].index()].value());
-                used.max().unwrap_or(0) as f64 / 1e6
-            }),
-            Kept => {
-                self.each_label(&Owner::ALL.iter().map(|owner| owner.label()).collect::<Vec<_>>(), |index| {
-                    workers.iter().map(|worker| worker.kept.of(Owner::ALL[index]).value()).sum::<i64>() as f64
-                })
-            }
-            Version => vec![self.sample(Some(env!("CARGO_PKG_VERSION")), 1.0)],
-            Started => {
-                let since = metrics.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                vec![self.sample(None, since.as_secs_f64())]
-            }
-            Resident => {
-                text::resident_bytes().map(|bytes| self.sample(None, number(bytes))).into_iter().collect()
-            }
-        }
-    }
-
-    fn each_label(&self, labels: &[&str], value: impl Fn(usize) -> f64) -> Vec<Metric> {
-        labels.iter().enumerate().map(|(index, label)| self.sample(Some(label), value(index))).collect()
-    }
-
-    fn sample(&self, label: Option<&str>, value: f64) -> Metric {
-        let mut metric = self.labelled(label);
-        if self.kind == Kind::Counter {
-            let mut counter = proto::Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = proto::Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        metric
-    }
-
-    fn histogram<'a>(&self, family: &str, cells: impl Iterator<Item = &'a Histogram>) -> Metric {
-        let mut counts = [0; Histogram::BUCKETS];
-        let sum: f64 = cells.map(|cell| cell.sum_into(&mut counts)).sum();
-        let mut below = 0;
-        let bucket = |(border, count): (f64, &u64)| {
-            below += count;
-            let mut bucket = proto::Bucket::default();
-            bucket.set_upper_bound(border);
-            bucket.set_cumulative_count(below);
-            bucket
-        };
-        let mut histogram = proto::Histogram::default();
-        histogram.set_bucket(Histogram::borders().zip(&counts).map(bucket).collect());
-        histogram.set_sample_sum(sum);
-        histogram.set_sample_count(counts.iter().sum());
-        let mut metric = self.labelled(Some(family));
-        metric.set_histogram(histogram);
-        metric
-    }
-
-    fn labelled(&self, value: Option<&str>) -> Metric {
-        let pair = self.label.zip(value).map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name(name.to_owned());
-            pair.set_value(value.to_owned());
-            pair
-        });
-        Metric::from_label(pair.into_iter().collect())
-    }
-}
-
-/// Counts are shown as the format's 64-bit floats: exact up to 2^53.
-fn number(count: u64) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Shape;
     use std::collections::HashSet;
 
     #[test]
@@ -297,29 +294,43 @@ mod tests {
 
     #[test]
     fn workers_are_added_up() {
-        let metrics = Metrics::new(&["string", "hash"], 2);
+        let metrics = Metrics::new(Shape {
+            families: &["string", "hash"],
+            commands: &["get", "hget"],
+            clusters: vec!["main".into()],
+            workers: 2,
+            per_node_histograms: false,
+        });
         let [one, two] = metrics.workers() else { panic!("two workers") };
         one.clients.add(3);
         two.clients.sub(1);
         one.latency[1].record(1);
         two.latency[1].record(1);
-        two.errors[ErrorKind::Indoubt.index()].inc();
+        two.error(Some(1), ErrorKind::Indoubt);
+        one.error(None, ErrorKind::UnknownCommand);
+        one.server_error(Some(0), ServerError::WrongType);
+        one.requests[1].inc();
+        two.requests[1].inc();
+        two.requests[2].inc();
         two.latency[0].record(60_000);
-        metrics.control().refreshes[Refresh::Changed.index()].inc();
+        metrics.clusters()[0].refreshes[Refresh::Changed.index()].inc();
         let page = metrics.render();
         for line in [
             "slotmux_clients 2",
-            "slotmux_requests_total{family=\"hash\"} 2",
-            "slotmux_requests_total{family=\"string\"} 1",
-            "slotmux_errors_total{kind=\"indoubt\"} 1",
+            "slotmux_requests_total{command=\"hget\"} 2",
+            "slotmux_requests_total{command=\"other\"} 1",
+            "slotmux_errors_total{command=\"hget\",kind=\"indoubt\"} 1",
+            "slotmux_errors_total{command=\"other\",kind=\"unknown_command\"} 1",
+            "slotmux_server_errors_total{command=\"get\",code=\"wrongtype\"} 1",
             "slotmux_request_duration_seconds_bucket{family=\"string\",le=\"0.00005\"} 0",
             "slotmux_request_duration_seconds_bucket{family=\"string\",le=\"0.0001\"} 1",
             "slotmux_request_duration_seconds_bucket{family=\"string\",le=\"+Inf\"} 1",
-            "slotmux_topology_refreshes_total{outcome=\"changed\"} 1",
+            "slotmux_topology_refreshes_total{cluster=\"main\",outcome=\"changed\"} 1",
             "# TYPE slotmux_request_duration_seconds histogram",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is missing in:\n{page}");
         }
+        assert!(!page.contains("command=\"get\"} 0"), "rows of zero are left out:\n{page}");
         assert!(page.contains("process_resident_memory_bytes "), "{page}");
     }
 }

@@ -1,126 +1,14 @@
-//! The sets of cells: one for each worker, one for the control thread.
+//! The sets of cells: one for each worker, one for the control thread, one for each cluster.
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use super::cells::{Counter, Gauge, Histogram};
+use super::commands::ByCommand;
+use super::labels::{Cause, Closed, Owner, Phase, Reached, Redirect, Refresh, ServerError};
+use super::nodes::{NodeCells, Nodes};
 use crate::error::ErrorKind;
-
-macro_rules! labelled {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $kind:ident = $label:literal,)* }) => {
-        $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $name {
-            $($(#[$doc])* $kind,)*
-        }
-
-        impl $name {
-            /// Every value, in the order of its index.
-            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
-
-            /// The value of the metric's label.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$kind => $label,)* }
-            }
-
-            /// The place in [`ALL`](Self::ALL).
-            #[must_use]
-            pub const fn index(self) -> usize {
-                self as usize
-            }
-        }
-    };
-}
-
-labelled! {
-    /// What a node said, or did, that made the proxy plan a command again.
-    Redirect {
-        /// The slot belongs to another node.
-        Moved = "moved",
-        /// This key is being asked for at another node.
-        Ask = "ask",
-        /// Some keys of the command have moved and others have not.
-        TryAgain = "tryagain",
-        /// The node sees the cluster, or the slot, as down.
-        ClusterDown = "clusterdown",
-        /// The node still reads its data set.
-        Loading = "loading",
-        /// The node is a replica.
-        ReadOnly = "readonly",
-        /// The node is a replica that lost its primary.
-        MasterDown = "masterdown",
-        /// The connection was lost or could not be opened.
-        Lost = "lost",
-    }
-}
-
-labelled! {
-    /// Why a connection to a node could not be opened.
-    DialFailure {
-        /// Nobody listens.
-        Refused = "refused",
-        /// `connect_timeout` passed.
-        Timeout = "timeout",
-        /// The node refused the login: NOAUTH, WRONGPASS, NOPERM, DENIED.
-        Auth = "auth",
-        /// The node has no connection left.
-        MaxClients = "max_clients",
-        /// Anything else.
-        Other = "other",
-    }
-}
-
-labelled! {
-    /// How a refresh of the topology ended.
-    Refresh {
-        /// The table changed.
-        Changed = "changed",
-        /// It is as it was.
-        Unchanged = "unchanged",
-        /// No node gave a usable answer.
-        Failed = "failed",
-    }
-}
-
-labelled! {
-    /// A bound that was reached; the labels are the bounds' names.
-    Reached {
-        /// See [`crate::config::BOUNDS`], as for all of these.
-        CommandDeadline = "command_deadline",
-        /// As above.
-        CommandTimeout = "command_timeout",
-        /// As above.
-        MaxRequest = "max_request",
-        /// As above.
-        MaxArguments = "max_arguments",
-        /// As above.
-        InputHard = "input_hard",
-        /// As above.
-        OutputSoft = "output_soft",
-        /// As above.
-        OutputHard = "output_hard",
-        /// As above.
-        OutputGrace = "output_grace",
-        /// As above.
-        StallTimeout = "stall_timeout",
-        /// As above.
-        SessionInFlight = "session_in_flight",
-        /// As above.
-        MaxHeldBytes = "max_held_bytes",
-        /// As above.
-        LinkQueue = "link_queue",
-        /// As above.
-        MaxReply = "max_reply",
-        /// As above.
-        LinkTimeout = "link_timeout",
-        /// As above.
-        ConnectTimeout = "connect_timeout",
-        /// As above.
-        DrainTimeout = "drain_timeout",
-        /// As above.
-        MaxMemory = "max_memory",
-        /// As above.
-        MaxClients = "max_clients",
-    }
-}
+use crate::net::NodeAddr;
 
 /// The bounds that have a level, which is shown as a share of the bound.
 pub const LEVELS: &[Reached] = &[
@@ -130,43 +18,10 @@ pub const LEVELS: &[Reached] = &[
     Reached::SessionInFlight,
     Reached::MaxHeldBytes,
     Reached::LinkQueue,
+    Reached::MaxConnectionsPerNode,
     Reached::MaxMemory,
     Reached::MaxClients,
 ];
-
-labelled! {
-    /// Why the proxy closed a client's connection.
-    Closed {
-        /// It exceeded `output_hard` and took no byte for `output_grace`.
-        OutputHard = "output_hard",
-        /// With `input_hard` and `output_soft` reached nothing moved for `stall_timeout`.
-        StallTimeout = "stall_timeout",
-        /// The process exceeded `max_memory`, and this client had most of it.
-        MaxMemory = "max_memory",
-        /// `on_indoubt` is `disconnect`, and a write's outcome is unknown.
-        Indoubt = "indoubt",
-        /// What it sent is no request, or exceeds a limit.
-        Protocol = "protocol",
-    }
-}
-
-labelled! {
-    /// Whose bytes are kept.
-    Owner {
-        /// What was read from clients and is not planned yet.
-        ClientInput = "client_input",
-        /// Replies that their clients have still to take.
-        ClientOutput = "client_output",
-        /// Replies that wait for those to earlier commands, and parts of replies.
-        EarlyReplies = "early_replies",
-        /// Requests of commands that are held.
-        Held = "held",
-        /// Requests kept for nodes until their replies come.
-        LinkRequests = "link_requests",
-        /// Replies that nodes have not sent in full.
-        LinkReplies = "link_replies",
-    }
-}
 
 /// What one worker keeps, by owner and in all.
 #[derive(Debug, Default)]
@@ -201,16 +56,25 @@ impl Kept {
 #[derive(Debug)]
 #[repr(align(128))] // Two workers' counts never share a cache line, or the pair that is fetched together.
 pub struct WorkerMetrics {
+    /// What its clock counts from.
+    pub begun: Instant,
+    index: usize,
+    workers: usize,
+    nodes: Arc<Nodes>,
     /// Clients connected.
     pub clients: Gauge,
     /// Connections taken over from the acceptor.
     pub connections: Counter,
     /// Time from a request's framing to its reply's last byte, by command family.
     pub latency: Box<[Histogram]>,
+    /// Requests answered, by command; the last is what names none.
+    pub requests: Box<[Counter]>,
     /// Errors that the proxy gave, by [`ErrorKind::index`].
-    pub errors: [Counter; ErrorKind::ALL.len()],
-    /// Errors of nodes that were passed on.
-    pub server_errors: Counter,
+    pub(super) errors: ByCommand<{ ErrorKind::ALL.len() }>,
+    /// Errors of nodes that were passed on, by [`ServerError::index`].
+    pub(super) server_errors: ByCommand<{ ServerError::ALL.len() }>,
+    /// Nanoseconds that requests spent, by [`Phase::index`].
+    pub phase_nanos: [Counter; Phase::ALL.len()],
     /// By [`Redirect::index`].
     pub redirects: [Counter; Redirect::ALL.len()],
     /// Commands that were sent once more.
@@ -231,24 +95,30 @@ pub struct WorkerMetrics {
     pub bytes_in: Counter,
     /// Bytes written to clients.
     pub bytes_out: Counter,
-    /// Attempts to open a connection to a node.
-    pub dials: Counter,
-    /// By [`DialFailure::index`].
-    pub dial_failures: [Counter; DialFailure::ALL.len()],
-    /// Open shared connections to nodes.
-    pub links: Gauge,
     /// How often each bound was reached, by [`Reached::index`].
     pub reached: [Counter; Reached::ALL.len()],
 }
 
 impl WorkerMetrics {
-    pub(super) fn new(families: usize) -> Self {
+    pub(super) fn new(
+        begun: Instant,
+        (index, workers): (usize, usize),
+        nodes: Arc<Nodes>,
+        families: usize,
+        commands: usize,
+    ) -> Self {
         Self {
+            begun,
+            index,
+            workers,
+            nodes,
             clients: Gauge::default(),
             connections: Counter::default(),
             latency: (0..families).map(|_| Histogram::default()).collect(),
-            errors: Default::default(),
-            server_errors: Counter::default(),
+            requests: (0..=commands).map(|_| Counter::default()).collect(),
+            errors: ByCommand::new(commands),
+            server_errors: ByCommand::new(commands),
+            phase_nanos: Default::default(),
             redirects: Default::default(),
             replays: Counter::default(),
             held: Gauge::default(),
@@ -259,11 +129,24 @@ impl WorkerMetrics {
             in_flight: Gauge::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
-            dials: Counter::default(),
-            dial_failures: Default::default(),
-            links: Gauge::default(),
             reached: Default::default(),
         }
+    }
+
+    /// Counts an error that the proxy gave; `command` is the command's place in the table, if it is one.
+    pub fn error(&self, command: Option<u16>, kind: ErrorKind) {
+        self.errors.count(command, kind.index());
+    }
+
+    /// Counts a node's error that is passed on; `command` as in [`error`](Self::error).
+    pub fn server_error(&self, command: Option<u16>, code: ServerError) {
+        self.server_errors.count(command, code.index());
+    }
+
+    /// This worker's cells of a node; they are shown until no worker holds that node's.
+    #[must_use]
+    pub fn node(&self, cluster: &Arc<str>, addr: &NodeAddr) -> NodeCells {
+        self.nodes.cells(cluster, addr, self.index, self.workers)
     }
 }
 
@@ -274,12 +157,61 @@ pub struct ControlMetrics {
     pub rejected: Counter,
     /// Failed calls of `accept`.
     pub accept_errors: Counter,
-    /// The version of the published table; 0 before the first.
-    pub topology_version: Gauge,
-    /// Slots without an owner in it.
-    pub slots_uncovered: Gauge,
-    /// By [`Refresh::index`].
-    pub refreshes: [Counter; Refresh::ALL.len()],
     /// How often each bound was reached that this thread keeps, by [`Reached::index`].
     pub reached: [Counter; Reached::ALL.len()],
+}
+
+/// What is known of one cluster's topology. The control thread alone writes it.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    /// What the configuration calls it.
+    pub name: Arc<str>,
+    begun: Instant,
+    /// When a refresh last got an answer, in nanoseconds since `begun`.
+    answered: Gauge,
+    /// The version of the published table; 0 before the first.
+    pub topology_version: Gauge,
+    /// Primaries in it.
+    pub shards: Gauge,
+    /// Slots without an owner in it.
+    pub slots_uncovered: Gauge,
+    /// 1 while none of the nodes that were asked says that the cluster is well.
+    pub cluster_down: Gauge,
+    /// 1 while the nodes refuse every slot because one of them has no owner.
+    pub refuses_all: Gauge,
+    /// Seeds that are no part of the cluster.
+    pub foreign_seeds: Gauge,
+    /// By [`Refresh::index`].
+    pub refreshes: [Counter; Refresh::ALL.len()],
+    /// The same by [`Cause::index`].
+    pub refreshes_by_cause: [Counter; Cause::ALL.len()],
+}
+
+impl ClusterMetrics {
+    pub(super) fn new(name: Arc<str>, begun: Instant) -> Self {
+        Self {
+            name,
+            begun,
+            answered: Gauge::default(),
+            topology_version: Gauge::default(),
+            shards: Gauge::default(),
+            slots_uncovered: Gauge::default(),
+            cluster_down: Gauge::default(),
+            refuses_all: Gauge::default(),
+            foreign_seeds: Gauge::default(),
+            refreshes: Default::default(),
+            refreshes_by_cause: Default::default(),
+        }
+    }
+
+    /// Notes that a refresh has got an answer.
+    pub fn answered(&self) {
+        self.answered.set(self.begun.elapsed().as_nanos() as i64);
+    }
+
+    /// Seconds since a refresh got an answer, or since the start if none has.
+    #[must_use]
+    pub fn age(&self) -> f64 {
+        (self.begun.elapsed().as_nanos() as i64 - self.answered.value()).max(0) as f64 / 1e9
+    }
 }

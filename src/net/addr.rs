@@ -105,7 +105,7 @@ pub struct AddrError {
 }
 
 impl AddrError {
-    fn new(text: &str, reason: &'static str) -> Self {
+    pub(super) fn new(text: &str, reason: &'static str) -> Self {
         Self { text: text.to_owned(), reason }
     }
 }
@@ -121,26 +121,30 @@ impl std::error::Error for AddrError {}
 fn split_host_port(text: &str) -> Result<(&str, u16), AddrError> {
     let (host, port) =
         text.rsplit_once(':').ok_or_else(|| AddrError::new(text, "the port is missing, write HOST:PORT"))?;
-    let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-        Some(Some(v6)) if v6.parse::<Ipv6Addr>().is_ok() => v6,
-        Some(_) => return Err(AddrError::new(text, "brackets hold an IPv6 address, as in [::1]:6379")),
-        None if host.contains(':') => {
-            return Err(AddrError::new(text, "an IPv6 address needs brackets, as in [::1]:6379"));
-        }
-        None => host,
-    };
-    if host.is_empty() {
-        return Err(AddrError::new(text, "the host is missing, write HOST:PORT"));
-    }
-    if host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '@') {
-        return Err(AddrError::new(text, "the host holds a character that no host name has"));
-    }
+    let host = split_host(host).map_err(|reason| AddrError::new(text, reason))?;
     // `u16::from_str` would take "+1".
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     match port.parse() {
         Ok(number) if digits => Ok((host, number)),
         _ => Err(AddrError::new(text, "the port is no number from 0 to 65535")),
     }
+}
+
+/// A host name or IP address, IPv6 without its brackets; else what is wrong with it.
+pub(super) fn split_host(host: &str) -> Result<&str, &'static str> {
+    let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+        Some(Some(v6)) if v6.parse::<Ipv6Addr>().is_ok() => v6,
+        Some(_) => return Err("brackets hold an IPv6 address, as in [::1]:6379"),
+        None if host.contains(':') => return Err("an IPv6 address needs brackets, as in [::1]:6379"),
+        None => host,
+    };
+    if host.is_empty() {
+        return Err("the host is missing, write HOST:PORT");
+    }
+    if host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '@') {
+        return Err("the host holds a character that no host name has");
+    }
+    Ok(host)
 }
 
 fn write_host_port(f: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {

@@ -1,18 +1,19 @@
 //! One worker's routing table: the snapshot, and what the nodes have said since.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::{Backend, Link, Node};
 use crate::net::NodeAddr;
-use crate::topology::{Cause, NO_SHARD, SLOTS, Shared, Snapshot, Table};
+use crate::topology::{Cause, NO_SHARD, SLOTS, Shard, Shared, Snapshot, Table};
 
 /// Who owns a slot, according to a MOVED that no snapshot has confirmed or refuted yet.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Overlay {
-    addr: NodeAddr,
+    /// An index into the nodes.
+    node: u16,
     at: Instant,
 }
 
@@ -40,6 +41,8 @@ pub struct Routes {
     /// For each slot an index into `nodes`, or [`NO_SHARD`].
     owners: Box<[u16]>,
     nodes: Vec<Rc<Node>>,
+    /// Where each of them is in `nodes`.
+    index: HashMap<NodeAddr, u16>,
     /// Nodes without slots whose last replies are still to come.
     leaving: Vec<Rc<Node>>,
     overlay: HashMap<u16, Overlay>,
@@ -62,6 +65,7 @@ impl Routes {
             asked: HashMap::new(),
             owners: vec![NO_SHARD; SLOTS].into(),
             nodes: Vec::new(),
+            index: HashMap::new(),
             leaving: Vec::new(),
             overlay: HashMap::new(),
             open: HashMap::new(),
@@ -139,11 +143,17 @@ impl Routes {
 
     /// The index of the node at `addr`, which is made if it is not there.
     fn index_of(&mut self, addr: &NodeAddr) -> u16 {
-        if let Some(index) = self.nodes.iter().position(|node| node.addr() == addr) {
-            return index as u16;
+        match self.index.get(addr) {
+            Some(index) => *index,
+            None => self.add(Node::new(addr.clone(), self.backend.clone())),
         }
-        self.nodes.push(Node::new(addr.clone(), self.backend.clone()));
-        (self.nodes.len() - 1) as u16
+    }
+
+    fn add(&mut self, node: Rc<Node>) -> u16 {
+        let index = self.nodes.len() as u16;
+        self.index.insert(node.addr().clone(), index);
+        self.nodes.push(node);
+        index
     }
 
     /// Asks for a refresh.
@@ -163,12 +173,15 @@ impl Routes {
             self.refresh(Cause::Redirect, Some(asked));
             return Moved::Unknown;
         };
+        // Who sent the redirect names the other one: nodes that are new are not known everywhere yet.
         self.refresh(Cause::Redirect, Some(&addr));
-        if self.owner(slot).is_none_or(|node| *node.addr() != addr) {
-            self.owners[usize::from(slot)] = self.index_of(&addr);
+        self.refresh(Cause::Redirect, Some(asked));
+        let node = self.index_of(&addr);
+        if self.owners[usize::from(slot)] != node {
+            self.owners[usize::from(slot)] = node;
             self.version += 1;
         }
-        self.overlay.insert(slot, Overlay { addr, at: Instant::now() });
+        self.overlay.insert(slot, Overlay { node, at: Instant::now() });
         Moved::Noted
     }
 
@@ -179,7 +192,7 @@ impl Routes {
     pub fn replace(&mut self, link: &Link) {
         link.retire();
         self.version += 1;
-        self.refresh(Cause::Redirect, None);
+        self.refresh(Cause::Redirect, Some(link.addr()));
     }
 
     /// Notes that `slot` is being moved.
@@ -193,7 +206,14 @@ impl Routes {
         self.asked.retain(|addr, _| snapshot.table.known.contains_key(addr));
         let same = self.table.as_ref().is_some_and(|table| Arc::ptr_eq(table, &snapshot.table));
         let overlays = self.overlay.len();
-        self.overlay.retain(|slot, overlay| !refutes(snapshot, *slot, overlay));
+        // A burst of MOVED names few nodes for many slots.
+        let mut named: Vec<Option<Named>> = self.nodes.iter().map(|_| None).collect();
+        let nodes = &self.nodes;
+        self.overlay.retain(|slot, overlay| {
+            let at = usize::from(overlay.node);
+            let named = named[at].get_or_insert_with(|| Named::new(nodes[at].addr(), snapshot));
+            !refutes(snapshot, *slot, overlay.at, named)
+        });
         // Only a slot's owner knows whether it is still being moved.
         let asked = &self.asked;
         self.open.retain(|slot, at| {
@@ -215,19 +235,28 @@ impl Routes {
     }
 
     fn rebuild(&mut self, table: &Table) {
-        let wanted: HashSet<&NodeAddr> =
-            table.shards.iter().map(|s| &s.addr).chain(self.overlay.values().map(|o| &o.addr)).collect();
-        let (stay, go): (Vec<_>, Vec<_>) =
-            self.nodes.drain(..).partition(|node: &Rc<Node>| wanted.contains(node.addr()));
-        self.nodes = stay;
-        go.iter().for_each(|node| node.retire());
-        self.leaving.extend(go);
+        // Nodes that stay keep their links; a thousand of them must be sorted out within a millisecond.
+        let index = std::mem::take(&mut self.index);
+        let mut before: Vec<Option<Rc<Node>>> = self.nodes.drain(..).map(Some).collect();
+        let mut places = vec![NO_SHARD; before.len()];
+        let of_shards = table.shards.iter().filter_map(|shard| index.get(&shard.addr).copied());
+        let stay: Vec<u16> = of_shards.chain(self.overlay.values().map(|overlay| overlay.node)).collect();
+        for at in stay.into_iter().map(usize::from) {
+            if let Some(node) = before[at].take() {
+                places[at] = self.add(node);
+            }
+        }
+        for node in before.into_iter().flatten() {
+            node.retire();
+            self.leaving.push(node);
+        }
         let indices: Vec<u16> = table.shards.iter().map(|shard| self.index_of(&shard.addr)).collect();
         for (owner, shard) in self.owners.iter_mut().zip(&table.owners) {
             *owner = indices.get(usize::from(*shard)).copied().unwrap_or(NO_SHARD);
         }
-        for (slot, addr) in self.overlay.iter().map(|(slot, o)| (*slot, o.addr.clone())).collect::<Vec<_>>() {
-            self.owners[usize::from(slot)] = self.index_of(&addr);
+        for (slot, overlay) in &mut self.overlay {
+            overlay.node = places[usize::from(overlay.node)];
+            self.owners[usize::from(*slot)] = overlay.node;
         }
         let owners = &self.owners;
         self.uncovered.retain(|slot, _| owners[usize::from(*slot)] == NO_SHARD);
@@ -244,30 +273,46 @@ impl Routes {
     }
 }
 
-/// Whether a snapshot knows better than a MOVED: it agrees, or it has the later word of the node that MOVED
-/// named, or of an owner whose claim is not older. What third nodes say may be from before the move.
-fn refutes(snapshot: &Snapshot, slot: u16, overlay: &Overlay) -> bool {
-    let asked = |node: &NodeAddr| snapshot.asked.iter().any(|(addr, at)| addr == node && *at > overlay.at);
-    if !snapshot.asked.iter().any(|(_, at)| *at > overlay.at) {
+/// What a snapshot has of a node that MOVED named.
+struct Named<'a> {
+    shard: Option<&'a Shard>,
+    /// When the node was asked, if its view is in the snapshot.
+    asked: Option<Instant>,
+    is_known: bool,
+}
+
+impl<'a> Named<'a> {
+    fn new(addr: &NodeAddr, snapshot: &'a Snapshot) -> Self {
+        let is_known = snapshot.table.known.contains_key(addr);
+        Named { shard: snapshot.table.shard_at(addr), asked: snapshot.asked_at(addr), is_known }
+    }
+}
+
+/// Whether a snapshot knows better than a MOVED of that time: it agrees, or it has the later word of the node that
+/// MOVED named, or of an owner whose claim is not older. What third nodes say may be from before the move.
+fn refutes(snapshot: &Snapshot, slot: u16, moved: Instant, named: &Named<'_>) -> bool {
+    let is_later = |asked: Option<Instant>| asked.is_some_and(|at| at > moved);
+    if !snapshot.asked.iter().any(|(_, at)| *at > moved) {
         return false;
     }
-    let named = snapshot.table.shards.iter().find(|shard| shard.addr == overlay.addr);
-    let gone = !snapshot.table.known.contains_key(&overlay.addr);
+    let gone = !named.is_known || is_later(named.asked);
     match snapshot.table.owner(slot) {
-        Some(owner) if owner.addr == overlay.addr => true,
+        Some(owner) if named.shard.is_some_and(|shard| shard.id == owner.id) => true,
         Some(owner) => {
-            let is_older = named.is_some_and(|named| owner.epoch < named.epoch);
-            gone || asked(&overlay.addr) || (asked(&owner.addr) && !is_older)
+            let is_older = named.shard.is_some_and(|shard| owner.epoch < shard.epoch);
+            gone || (!is_older && is_later(snapshot.asked_at(&owner.addr)))
         }
-        None => gone || asked(&overlay.addr),
+        None => gone,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::snapshot::{View, merge};
-    use crate::topology::view::parse;
+    use crate::net::AddressMap;
+    use crate::topology::merge::merge;
+    use crate::topology::names::Names;
+    use crate::topology::view::{Info, View, parse};
 
     const BEFORE: &str = "a 127.0.0.1:1@11 master - 0 0 7 connected 0-8000\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 slave b 0 0 2 connected\n";
 
@@ -275,13 +320,15 @@ mod tests {
     fn undone(to: u16, views: &[(u16, &str)]) -> bool {
         let node = |port| NodeAddr::new("127.0.0.1", port);
         let view = |port: u16, text: &str| {
-            let nodes = parse(text, &node(port)).unwrap();
-            View { from: node(port), asked: Instant::now(), nodes }
+            let nodes = parse(text, &node(port), &AddressMap::default()).unwrap();
+            View { from: node(port), asked: Instant::now(), info: Info::default(), nodes }
         };
-        let table = merge(None, &[view(1, BEFORE)]).table;
-        let overlay = Overlay { addr: node(to), at: Instant::now() };
+        let before = merge(None, &[&view(1, BEFORE)], &Names::new());
+        let at = Instant::now();
         let views: Vec<View> = views.iter().map(|(port, text)| view(*port, text)).collect();
-        refutes(&merge(Some(&table), &views), 0, &overlay)
+        let views: Vec<&View> = views.iter().collect();
+        let snapshot = merge(Some(&before), &views, &Names::new());
+        refutes(&snapshot, 0, at, &Named::new(&node(to), &snapshot))
     }
 
     #[test]

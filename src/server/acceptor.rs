@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn clients_go_to_the_emptiest_worker_and_no_further_than_the_limit() {
-        let metrics = Metrics::new(&[], 2);
+        let metrics = Metrics::new(crate::metrics::Shape { workers: 2, ..Default::default() });
         let ((one, mut to_one), (two, mut to_two)) = (worker(0, &metrics), worker(1, &metrics));
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
         let addr = listener.local_addr().to_owned();

@@ -22,7 +22,7 @@ use crate::config::ProcessLimits;
 use crate::metrics::{ControlMetrics, Reached, WorkerMetrics};
 use crate::net::{Listener, Peer, StdStream};
 
-pub use descriptors::raise_open_files;
+pub use descriptors::{affordable_clients, raise_open_files};
 pub use signals::cancel_on_signal;
 pub use worker::{ClusterParts, Parts};
 
@@ -88,7 +88,8 @@ impl fmt::Display for WorkerDied {
 }
 
 /// Accepts clients on all listeners, in the order of the configuration, until `shutdown`, then closes the listeners and waits for the
-/// workers, which watch the same token, to drain: at most `limits.drain_timeout`.
+/// workers, which watch the same token, to drain: at most `limits.drain_timeout`. Clients are as many as
+/// `limits.max_clients` and the open files allow.
 ///
 /// # Errors
 /// A worker ended before the shutdown.
@@ -100,9 +101,10 @@ pub async fn serve(
     shutdown: &CancellationToken,
 ) -> Result<(), WorkerDied> {
     let mut acceptors = JoinSet::new();
+    let max_clients = affordable_clients(limits.max_clients);
     for (index, listener) in listeners.into_iter().enumerate() {
         let (workers, metrics) = (workers.to_vec(), Arc::clone(metrics));
-        let acceptor = acceptor::Acceptor::new(listener, index, workers, limits.max_clients, metrics);
+        let acceptor = acceptor::Acceptor::new(listener, index, workers, max_clients, metrics);
         acceptors.spawn(shutdown.clone().run_until_cancelled_owned(acceptor.run()));
     }
     tokio::select! {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
 use crate::backend::{Account, Backend, Clock, Credentials, DialGate, Memory, SCRATCH, Settings};
-use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
+use crate::config::{ClusterConfig, Config, Secret, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
 use crate::session::{self, Worker};
@@ -42,7 +42,7 @@ pub struct ClusterParts {
     pub config: Arc<ClusterConfig>,
     /// Its topology.
     pub topology: Arc<Shared>,
-    /// Bounds the dials of the process.
+    /// Bounds the dials and connections to its nodes.
     pub gate: Arc<DialGate>,
 }
 
@@ -50,8 +50,8 @@ impl ClusterParts {
     /// What the nodes are shown.
     pub fn credentials(config: &ClusterConfig) -> Option<Credentials> {
         let auth = config.auth.as_ref()?;
-        let password = String::from_utf8_lossy(auth.passwords.first()?.as_bytes()).into_owned();
-        Some(Credentials { user: auth.user.clone(), password })
+        let text = |secret: &Secret| String::from_utf8_lossy(secret.as_bytes()).into_owned();
+        Some(Credentials { user: auth.user.clone(), passwords: auth.passwords.iter().map(text).collect() })
     }
 
     /// What the clients of this cluster share on one worker.
@@ -65,6 +65,7 @@ impl ClusterParts {
     ) -> Rc<Worker> {
         let ClusterParts { config, topology, gate } = self;
         let links = Settings {
+            cluster: config.name.clone(),
             credentials: Self::credentials(&config),
             connections_per_node: config.connections_per_node,
             connect_timeout: config.limits.connect_timeout,
@@ -72,10 +73,11 @@ impl ClusterParts {
             link_timeout: config.limits.link_timeout,
         };
         let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+        let clock = Clock::since(metrics.begun);
         let backend = Rc::new(Backend {
             settings: links,
             gate,
-            clock: Clock::default(),
+            clock,
             metrics,
             memory,
             links: RefCell::default(),

@@ -63,9 +63,7 @@ impl Planner<'_> {
             Ok((slot, keys)) => self.one(spec, slot, keys, request),
             Err(PlanError::CrossSlot) => self.fail(spec, &ClientError::CrossSlot),
             Err(PlanError::Keys(KeyError::LetServerAnswer)) => self.anywhere(spec, request),
-            Err(PlanError::Keys(error @ KeyError::Unpaired(_))) => {
-                self.answer_error(spec, &error.to_string())
-            }
+            Err(PlanError::Keys(error @ KeyError::Unpaired(_))) => self.unpaired(spec, error),
         }
     }
 
@@ -91,7 +89,7 @@ impl Planner<'_> {
         if self.state.lanes.is_none()
             && !(keys > 1 && self.routes.any_open())
             && let Some(node) = self.routes.owner(slot)
-            && let Ok(link) = node.link(self.protocol, self.session.id)
+            && let Ok(link) = node.link(self.protocol, self.session.place)
             && !link.is_opening()
         {
             self.state.set_link(ticket, link.id());
@@ -103,7 +101,7 @@ impl Planner<'_> {
     #[cold]
     fn send_watched(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
         let link = match self.routes.owner(slot) {
-            Some(node) => node.link(self.protocol, self.session.id).ok(),
+            Some(node) => node.link(self.protocol, self.session.place).ok(),
             None => {
                 self.routes.refresh(Cause::Uncovered, None);
                 None
@@ -127,7 +125,7 @@ impl Planner<'_> {
         let worker = &self.session.worker;
         if !soon && worker.held_bytes.get() >= worker.config.limits.max_held_bytes {
             let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
-            worker.backend.metrics.errors[error.kind().index()].add(1);
+            worker.backend.metrics.error(self.state.command(ticket), error.kind());
             worker.backend.metrics.reached[Reached::MaxHeldBytes.index()].add(1);
             let mut text = Vec::new();
             error.append_to(&mut text);
@@ -155,7 +153,7 @@ impl Planner<'_> {
         let groups = match Groups::of(spec, args) {
             Ok(groups) => groups,
             Err(KeyError::LetServerAnswer) => return self.anywhere(spec, request),
-            Err(error @ KeyError::Unpaired(_)) => return self.answer_error(spec, &error.to_string()),
+            Err(error @ KeyError::Unpaired(_)) => return self.unpaired(spec, error),
         };
         if let Some(slot) = groups.single_slot() {
             return self.one(spec, slot, groups.keys(), request);
@@ -208,20 +206,22 @@ impl Planner<'_> {
 
     /// Answers with an error that the proxy makes.
     pub(super) fn fail(&mut self, spec: &'static Spec, error: &ClientError) {
-        self.session.worker.backend.metrics.errors[error.kind().index()].add(1);
-        self.answer_error(spec, &error.to_string());
+        let mut reply = Vec::new();
+        error.append_to(&mut reply);
+        self.refuse(Some(spec), error.kind(), reply);
     }
 
     /// Answers what is no command that could be planned.
-    pub(super) fn refuse(&mut self, kind: ErrorKind, reply: Vec<u8>) {
-        self.session.worker.backend.metrics.errors[kind.index()].add(1);
-        self.answer(None, reply.into());
+    pub(super) fn refuse(&mut self, spec: Option<&'static Spec>, kind: ErrorKind, reply: Vec<u8>) {
+        self.session.worker.backend.metrics.error(spec.map(|spec| spec.id), kind);
+        self.answer(spec, reply.into());
     }
 
-    fn answer_error(&mut self, spec: &'static Spec, text: &str) {
-        let mut out = Vec::new();
-        crate::protocol::write::error(&mut out, text);
-        self.answer(Some(spec), out.into());
+    /// Keys and values, or the parts of a key's definition, do not come in pairs.
+    fn unpaired(&mut self, spec: &'static Spec, error: KeyError) {
+        let mut reply = Vec::new();
+        crate::protocol::write::error(&mut reply, error.to_string());
+        self.refuse(Some(spec), ErrorKind::WrongArity, reply);
     }
 
     /// Answers a command here: the reply only keeps its place.

@@ -173,10 +173,7 @@ impl Turn {
             Ok(Some(framed)) => framed,
             Ok(None) => return Ok(None),
             Err(error) => {
-                self.refused(Some(&error));
-                let mut text = Vec::new();
-                error.write(&mut text);
-                planner.refuse(error.kind(), text);
+                self.unframed(&error, planner);
                 return Ok(None);
             }
         };
@@ -195,14 +192,14 @@ impl Turn {
             }
             Err(error) if error.is_http() => {
                 self.refused(None);
-                planner.refuse(ErrorKind::Protocol, Vec::new());
+                planner.refuse(None, ErrorKind::Protocol, Vec::new());
                 return Ok(None);
             }
             Err(error) => {
                 let mut text = vec![b'-'];
                 error.write_to(&mut text);
                 text.extend_from_slice(b"\r\n");
-                planner.refuse(error.kind(), text);
+                planner.refuse(error.spec(), error.kind(), text);
                 input.advance(framed.len);
                 return Ok(Some((1, framed.len)));
             }
@@ -231,6 +228,15 @@ impl Turn {
         }
         self.framer.shrink();
         Ok(Some((count, framed.len)))
+    }
+
+    /// Answers what is no request, or too large a one, and closes.
+    #[cold]
+    fn unframed(&mut self, error: &RequestError, planner: &mut Planner<'_>) {
+        self.refused(Some(error));
+        let mut text = Vec::new();
+        error.write(&mut text);
+        planner.refuse(None, error.kind(), text);
     }
 
     /// Closes the connection after the replies: what came is no request, or exceeds a bound.
@@ -281,6 +287,12 @@ impl Turn {
                 *closing |= local == Local::Quit;
                 let mut reply = Vec::new();
                 client.answer(local, args, worker, &mut reply);
+                if reply.first() == Some(&b'-') {
+                    worker
+                        .backend
+                        .metrics
+                        .error(Some(spec.id), client.failed.take().unwrap_or(ErrorKind::BadArgument));
+                }
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }

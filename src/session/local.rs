@@ -21,13 +21,15 @@ pub(super) struct Client {
     /// What its listener asks of it.
     settings: Arc<SessionConfig>,
     name: Vec<u8>,
+    /// What the last error is counted as, if it is no bad argument.
+    pub(super) failed: Option<ErrorKind>,
 }
 
 impl Client {
     /// A client that has just connected.
     pub(super) fn new(id: u64, settings: Arc<SessionConfig>) -> Self {
         let authenticated = settings.passwords.is_empty();
-        Client { id, protocol: Protocol::Resp2, authenticated, settings, name: Vec::new() }
+        Client { id, protocol: Protocol::Resp2, authenticated, settings, name: Vec::new(), failed: None }
     }
 
     /// Whether no password is asked for.
@@ -48,7 +50,7 @@ impl Client {
             Local::Quit | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
             Local::Select => select(args, out),
             Local::Hello => self.hello(args, worker, out),
-            Local::Auth => self.auth(args, worker, out),
+            Local::Auth => self.auth(args, out),
             Local::Reset => {
                 *self = Client::new(self.id, self.settings.clone());
                 write::simple(out, "RESET");
@@ -68,7 +70,7 @@ impl Client {
         }
     }
 
-    fn auth(&mut self, args: &Args<'_>, worker: &Worker, out: &mut Vec<u8>) {
+    fn auth(&mut self, args: &Args<'_>, out: &mut Vec<u8>) {
         let (user, password) = match args.len() {
             2 => (None, args.get(1)),
             3 => (Some(args.get(1)), args.get(2)),
@@ -81,7 +83,7 @@ impl Client {
                  Are you sure your configuration is correct?",
             );
         }
-        if self.login(user, password, worker) {
+        if self.login(user, password) {
             write::simple(out, "OK");
         } else {
             ClientError::WrongPass.append_to(out);
@@ -89,14 +91,14 @@ impl Client {
     }
 
     /// As on a server, a default user without a password takes any.
-    fn login(&mut self, user: Option<&[u8]>, password: &[u8], worker: &Worker) -> bool {
+    fn login(&mut self, user: Option<&[u8]>, password: &[u8]) -> bool {
         let admitted = match self.is_open() {
             true => user.is_none_or(|user| user == crate::config::CLIENT_USER.as_bytes()),
             false => self.settings.admits(user, password),
         };
         self.authenticated |= admitted;
         if !admitted {
-            worker.backend.metrics.errors[ErrorKind::WrongPass.index()].add(1);
+            self.failed = Some(ErrorKind::WrongPass);
         }
         admitted
     }
@@ -116,7 +118,7 @@ impl Client {
         while at < args.len() {
             let (option, left) = (args.get(at), args.len() - at - 1);
             if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
-                if !self.login(Some(args.get(at + 1)), args.get(at + 2), worker) {
+                if !self.login(Some(args.get(at + 1)), args.get(at + 2)) {
                     return ClientError::WrongPass.append_to(out);
                 }
                 at += 3;
@@ -131,7 +133,7 @@ impl Client {
             }
         }
         if !self.authenticated {
-            worker.backend.metrics.errors[ErrorKind::NoAuth.index()].add(1);
+            self.failed = Some(ErrorKind::NoAuth);
             return write::error(
                 out,
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \

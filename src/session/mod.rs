@@ -18,6 +18,7 @@ mod round;
 mod spin;
 mod timeout;
 mod turn;
+mod watch;
 mod worker;
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +28,7 @@ use std::sync::Arc;
 
 use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
 use crate::config::SessionConfig;
-use crate::metrics::Closed;
+use crate::metrics::{Closed, ServerError};
 use crate::net::Stream;
 
 use pending::State;
@@ -37,6 +38,8 @@ pub use worker::Worker;
 #[derive(Debug)]
 pub struct Session {
     id: u64,
+    /// Which of a node's links it uses: counted by worker, as clients are dealt out to workers in turns.
+    place: u64,
     worker: Rc<Worker>,
     /// What its listener's clients are subject to.
     settings: Arc<SessionConfig>,
@@ -101,7 +104,7 @@ impl Session {
         }
         // Not a late one, whose client was told that there was no reply in time.
         if reply.bytes().first() == Some(&b'-') && ticket.seq >= state.base() {
-            self.worker.backend.metrics.server_errors.add(1);
+            self.worker.backend.metrics.server_error(state.command(ticket), ServerError::of(reply.bytes()));
         }
         let backend = &self.worker.backend;
         state.complete(ticket, reply, backend.clock.now(), &backend.metrics) || state.lanes.is_some()
@@ -111,8 +114,8 @@ impl Session {
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
 pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
-    let order = Cell::default();
-    let session = Rc::new(Session { id, worker: worker.clone(), settings, wakeup, order, state });
+    let (order, place) = (Cell::default(), worker.next_place());
+    let session = Rc::new(Session { id, place, worker: worker.clone(), settings, wakeup, order, state });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;

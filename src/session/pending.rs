@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::gather::Gather;
-use super::lanes::{Held, Lanes};
+use super::lanes::Lanes;
 use super::output::Output;
 use crate::backend::{Reply, Ticket};
 use crate::command::Spec;
@@ -155,6 +155,11 @@ impl State {
         self.queue.push_back(pending);
     }
 
+    /// The place in the table of the command that `ticket` is for.
+    pub(crate) fn command(&mut self, ticket: Ticket) -> Option<u16> {
+        Some(self.get(ticket.seq)?.spec?.id)
+    }
+
     pub(crate) fn get(&mut self, seq: u64) -> Option<&mut Pending> {
         self.queue.get_mut(seq.checked_sub(self.base)? as usize)
     }
@@ -272,62 +277,13 @@ impl State {
         if let Some(pending) = self.queue.pop_front() {
             self.base += 1;
             self.bytes -= pending.len as usize;
+            let mut command = metrics.requests.len() - 1;
             if let Some(spec) = pending.spec {
                 metrics.latency[spec.family.index()].record(now.saturating_sub(pending.started));
+                command = usize::from(spec.id);
             }
+            metrics.requests[command].inc();
         }
-    }
-
-    /// Watches the slots until all that has come so far is answered.
-    pub(crate) fn watch(&mut self) -> &mut Lanes {
-        let next = self.next_seq();
-        let lanes = self.lanes();
-        lanes.until = next;
-        lanes
-    }
-
-    /// The slots that are watched; begins to watch those of what is on its way.
-    pub(crate) fn lanes(&mut self) -> &mut Lanes {
-        let next = self.next_seq();
-        self.lanes.get_or_insert_with(|| {
-            let mut lanes = Box::<Lanes>::default();
-            lanes.until = next;
-            for (seq, pending) in (self.base..).zip(&self.queue) {
-                match &pending.progress {
-                    Progress::Waiting => {
-                        let ticket = Ticket { seq, part: 0 };
-                        lanes.on_way(pending.slot, ticket, pending.link);
-                    }
-                    Progress::Parts(gather) => {
-                        for (part, slot, link) in gather.waiting() {
-                            lanes.on_way(slot, Ticket { seq, part }, link);
-                        }
-                    }
-                    Progress::Done(_) | Progress::Cut => {}
-                }
-            }
-            lanes
-        })
-    }
-
-    /// Holds a command back (again).
-    pub(crate) fn hold(&mut self, slot: u16, held: Held) {
-        let lanes = self.watch();
-        lanes.hold(slot, held);
-    }
-
-    /// How many commands are held, and how many request bytes they have.
-    pub(crate) fn held(&self) -> (usize, usize) {
-        self.lanes.as_ref().map_or((0, 0), |lanes| (lanes.held(), lanes.held_bytes()))
-    }
-
-    /// Stops watching when everything that was sent by older routes has been answered.
-    pub(crate) fn unwatch(&mut self) -> bool {
-        let done = self.lanes.as_ref().is_some_and(|lanes| !lanes.is_holding() && self.base >= lanes.until);
-        if done {
-            self.lanes = None;
-        }
-        done
     }
 
     /// Gives back memory that is not in use.
@@ -355,7 +311,9 @@ mod tests {
 
     #[test]
     fn a_client_that_never_pauses_is_not_watched_for_ever() {
-        let all = crate::metrics::Metrics::new(&["a"; 64], 1);
+        let (families, commands) = (&crate::command::Family::LABELS, &crate::command::NAMES);
+        let shape = crate::metrics::Shape { families, commands, workers: 1, ..Default::default() };
+        let all = crate::metrics::Metrics::new(shape);
         let (mut state, metrics) = (State::default(), &all.workers()[0]);
         let push = |state: &mut State| {
             let progress = Progress::Waiting;

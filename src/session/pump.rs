@@ -12,7 +12,7 @@ use super::recover::backoff;
 use crate::backend::{Down, Link, Reply, Ticket};
 use crate::command::Route;
 use crate::error::ClientError;
-use crate::metrics::Reached;
+use crate::metrics::{Reached, ServerError};
 use crate::protocol::{Protocol, RequestFramer};
 use crate::route::Routes;
 use crate::topology::Cause;
@@ -89,6 +89,7 @@ impl Session {
                         let Some(held) = lanes.release(slot) else { break };
                         let reply = held.history.error.unwrap_or_default();
                         let backend = &self.worker.backend;
+                        backend.metrics.server_error(state.command(held.ticket), ServerError::of(&reply));
                         state.complete(held.ticket, Reply::Large(reply), now, &backend.metrics);
                     }
                 }
@@ -172,7 +173,7 @@ impl Session {
             let reason = if tables == 0 { NO_TABLE } else { "Hash slot not served" };
             return self.wait_or_fail(held, expired || long, now, deadline, tables, reason);
         };
-        match node.link(protocol, self.id) {
+        match node.link(protocol, self.place) {
             Ok(link) if expired && (tried || link.is_opening()) => {
                 self.wait_or_fail(held, true, now, deadline, tables, "The node does not answer")
             }
@@ -235,7 +236,7 @@ impl Session {
             }
             Failure::Forbidden => ClientError::OrderConflict,
         };
-        backend.metrics.errors[error.kind().index()].add(1);
+        backend.metrics.error(state.command(held.ticket), error.kind());
         let reply = held.history.error.unwrap_or_else(|| {
             let mut text = Vec::new();
             error.append_to(&mut text);

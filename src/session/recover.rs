@@ -208,7 +208,8 @@ impl Session {
     /// What to answer to a command whose outcome is unknown; nothing if the connection is closed there.
     pub(super) fn in_doubt(&self, state: &mut State, seq: u64, error: &ClientError) -> Option<Vec<u8>> {
         let backend = &self.worker.backend;
-        backend.metrics.errors[error.kind().index()].add(1);
+        let command = state.get(seq).and_then(|pending| pending.spec).map(|spec| spec.id);
+        backend.metrics.error(command, error.kind());
         if self.settings.on_indoubt == OnIndoubt::Disconnect {
             state.settle(seq, None, backend.clock.now(), &backend.metrics);
             self.order(Order::Finish);

@@ -32,6 +32,8 @@ impl Worker {
         let links = self.backend.all_links();
         let fullest = links.iter().map(Rc::as_ref).map(Link::kept).max();
         levels.raise(Reached::LinkQueue, fullest.unwrap_or(0), limits.link_queue);
+        let gate = &self.backend.gate;
+        levels.raise(Reached::MaxConnectionsPerNode, gate.most_connected(), gate.most());
         for (bound, used, limit) in self.backend.memory.levels() {
             levels.raise(bound, used, limit);
         }

@@ -42,14 +42,15 @@ impl Session {
         }
         let metrics = &self.worker.backend.metrics;
         metrics.reached[Reached::CommandTimeout.index()].add(1);
-        let readonly = state.get(seq).and_then(|pending| pending.spec).is_some_and(|spec| spec.is_readonly());
+        let spec = state.get(seq).and_then(|pending| pending.spec);
+        let (readonly, command) = (spec.is_some_and(|spec| spec.is_readonly()), spec.map(|spec| spec.id));
         let reply = match (node, error) {
             (Some(node), _) if !readonly => self.in_doubt(state, seq, &ClientError::IndoubtTimeout { node }),
-            (Some(node), _) => Some(self.text(&ClientError::Timeout { node })),
+            (Some(node), _) => Some(self.text(command, &ClientError::Timeout { node })),
             (None, Some(error)) => Some(error.to_vec()),
             (None, None) => {
                 let reason = "No node could serve the command within command_timeout".into();
-                Some(self.text(&ClientError::ClusterDown { reason }))
+                Some(self.text(command, &ClientError::ClusterDown { reason }))
             }
         };
         if let Some(reply) = reply {
@@ -58,8 +59,8 @@ impl Session {
     }
 
     /// An error's text as a reply; counts it.
-    fn text(&self, error: &ClientError) -> Vec<u8> {
-        self.worker.backend.metrics.errors[error.kind().index()].add(1);
+    fn text(&self, command: Option<u16>, error: &ClientError) -> Vec<u8> {
+        self.worker.backend.metrics.error(command, error.kind());
         let mut text = Vec::new();
         error.append_to(&mut text);
         text

@@ -15,7 +15,7 @@ use super::round::Levels;
 use super::spin::Spin;
 use crate::backend::Backend;
 use crate::config::{ClusterConfig, SessionConfig};
-use crate::metrics::Owner;
+use crate::metrics::{Owner, Phase};
 use crate::route::Routes;
 use crate::topology::Shared;
 
@@ -44,8 +44,12 @@ pub struct Worker {
     pub drain: CancellationToken,
     pub(super) spin: Spin,
     sessions: RefCell<HashMap<u64, Weak<Session>>>,
+    /// How many sessions there have been.
+    places: Cell<u64>,
     /// Request bytes of the commands that are held, of all sessions.
     pub(super) held_bytes: Cell<usize>,
+    /// How many those commands are, and since when.
+    held: Cell<(usize, u64)>,
     /// The levels of bounds that it showed last.
     pub(super) shown: Cell<Levels>,
 }
@@ -61,8 +65,8 @@ impl Worker {
         may_spin: bool,
     ) -> Rc<Self> {
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
-        let (sessions, held_bytes, shown) = (RefCell::default(), Cell::new(0), Cell::default());
-        let spin = Spin::new(may_spin);
+        let (sessions, places, held_bytes) = (RefCell::default(), Cell::new(0), Cell::new(0));
+        let (spin, held, shown) = (Spin::new(may_spin), Cell::default(), Cell::default());
         Rc::new(Worker {
             spin,
             backend,
@@ -72,7 +76,9 @@ impl Worker {
             settings,
             drain,
             sessions,
+            places,
             held_bytes,
+            held,
             shown,
         })
     }
@@ -123,6 +129,11 @@ impl Worker {
         }
     }
 
+    /// The number of a new session, by which it gets its links.
+    pub(super) fn next_place(&self) -> u64 {
+        self.places.replace(self.places.get() + 1)
+    }
+
     pub(super) fn enter(&self, session: &Rc<Session>) {
         self.sessions.borrow_mut().insert(session.id, Rc::downgrade(session));
     }
@@ -165,8 +176,12 @@ impl Worker {
     pub(super) fn count_held(&self, state: &mut State) {
         let (commands, bytes) = state.held();
         let (commands_told, bytes_told) = std::mem::replace(&mut state.held_told, (commands, bytes));
+        let (metrics, now) = (&self.backend.metrics, self.backend.clock.now());
+        let (held, since) = self.held.get();
+        metrics.phase_nanos[Phase::Redirect.index()].add((now - since).wrapping_mul(held as u64));
+        self.held.set((held + commands - commands_told, now));
         self.held_bytes.set(self.held_bytes.get() + bytes - bytes_told);
-        self.backend.metrics.held.add(commands as i64 - commands_told as i64);
+        metrics.held.add(commands as i64 - commands_told as i64);
         self.backend.memory.change(Owner::Held, bytes_told, bytes);
     }
 

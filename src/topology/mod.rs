@@ -1,10 +1,22 @@
 //! Who owns which slot: parsing what nodes say, merging it into a snapshot, and asking again in time.
 
-pub mod refresher;
+mod ask;
+mod budget;
+pub mod membership;
+pub mod merge;
+pub mod names;
+mod options;
+mod outsiders;
+mod query;
+mod refresher;
+mod shared;
 pub mod slots;
 pub mod snapshot;
 pub mod view;
 
-pub use refresher::{Cause, Refresh, Shared};
+pub use crate::metrics::Cause;
+pub use options::Options;
+pub use refresher::Refresh;
+pub use shared::Shared;
 pub use slots::{SLOTS, slot_of};
-pub use snapshot::{NO_SHARD, Shard, Snapshot, Table};
+pub use snapshot::{NO_SHARD, Shard, Snapshot, State, Table};

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use slotmux::demo::{Cluster, ClusterOptions, Node};
+use slotmux::demo::{Cluster, ClusterOptions, Node, NodeLine};
 
 use super::{Client, SOON, eventually, eventually_some, signal};
 
@@ -66,6 +66,25 @@ impl TestCluster {
         self.0.settle().unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Waits until the cluster is [settled](Self::settle) and every running node says the same of it, with no slot
+    /// open: only then does `redis-cli --cluster` do anything.
+    #[track_caller]
+    pub fn agree(&self) {
+        self.settle();
+        eventually(SOON, || {
+            let views = self.running().map(|node| {
+                let mut view = node.view().unwrap_or_default();
+                view.sort_by(|one, other| one.id.cmp(&other.id));
+                let line = |line: NodeLine| (line.id, line.primary, line.slots, line.open);
+                view.into_iter().map(line).collect::<Vec<_>>()
+            });
+            let views: Vec<_> = views.collect();
+            views.windows(2).all(|pair| pair[0] == pair[1])
+                && views[0].iter().all(|(.., open)| open.is_empty())
+                && views[0].len() == views.len()
+        });
+    }
+
     /// A planned failover: the replica takes over, and the call returns when all running nodes know it.
     #[track_caller]
     pub fn failover(&self, replica: usize) {
@@ -104,6 +123,12 @@ impl TestCluster {
     /// The nodes that run, and are not stopped for all we know.
     pub fn running(&self) -> impl Iterator<Item = &Node> {
         self.0.nodes().iter().filter(|node| node.is_running())
+    }
+
+    /// Starts a node that no other knows yet, and returns its number.
+    #[track_caller]
+    pub fn start_node(&mut self) -> usize {
+        self.0.start_node().unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Adds a node, a primary without slots, and returns its number.

@@ -6,9 +6,13 @@
 // Each test file compiles all of this as a module of its own, and uses a part.
 #![allow(dead_code, unused_imports, unreachable_pub)]
 
+mod bus;
 mod client;
 mod cluster;
+mod load;
 mod migration;
+mod packages;
+mod plain;
 mod proxy;
 mod scripted;
 mod value;
@@ -20,11 +24,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use bus::Bus;
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
-pub use proxy::{Proxy, ProxyBuilder};
+pub use load::{Done, Mix};
+pub use packages::{node_modules, packages_of_node, python, python_of_old, script, virtual_environment};
+pub use plain::PlainServer;
+pub use proxy::{Proxy, ProxyBuilder, sum};
 pub use scripted::{
-    Action, Conn, Gate, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
+    Action, Conn, Gate, HIGH, LOW, Recorded, ScriptedCluster, ScriptedNode, Topology, TopologyNode, When,
+    take_request,
 };
 pub use slotmux::demo::ClusterOptions;
 pub use value::Value;
@@ -73,7 +82,12 @@ pub fn slot_of(key: impl AsRef<[u8]>) -> u16 {
     crc % 16_384
 }
 
-/// A short hash tag whose slot this is: `format!("{{{}}}a", tag_of(slot))` and any other suffix share it.
+/// A key of the slot; those with other names are in the same slot.
+pub fn key(slot: u16, name: &str) -> String {
+    format!("{{{}}}{name}", tag_of(slot))
+}
+
+/// A short hash tag whose slot this is.
 pub fn tag_of(slot: u16) -> String {
     // Numbers are tried once: thousands of them for a slot, and tests ask for many.
     static TRIED: Mutex<(u32, BTreeMap<u16, u32>)> = Mutex::new((0, BTreeMap::new()));

@@ -75,9 +75,21 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy with one worker in front of a cluster, or not even that if the arguments say otherwise.
     pub fn for_seeds<S: AsRef<str>>(seeds: &[S]) -> ProxyBuilder {
+        Self::by(Self::command(), seeds)
+    }
+
+    /// The same with a command that becomes the proxy, such as another build of it.
+    pub fn by<S: AsRef<str>>(command: Command, seeds: &[S]) -> ProxyBuilder {
         let seeds: Vec<&str> = seeds.iter().map(AsRef::as_ref).collect();
-        let builder = ProxyBuilder { command: Self::command(), listeners: 0 };
+        let builder = ProxyBuilder { command, listeners: 0 };
         builder.args(&["--seeds", &seeds.join(","), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+    }
+
+    /// A proxy whose arguments say all, with so many listeners and an admin port.
+    pub fn with(args: &[&str], listeners: usize) -> ProxyBuilder {
+        let mut builder = ProxyBuilder { command: Self::command(), listeners: 0 }.args(args);
+        builder.listeners = listeners;
+        builder
     }
 
     #[track_caller]
@@ -121,24 +133,17 @@ impl Proxy {
         body
     }
 
-    /// The value of one metric; `name` is the name with its labels, as written in `/metrics`. 0 if it is not there.
+    /// The value of a metric: `name`, or `name{label="value",…}`. The sum of all rows that have these labels, whatever
+    /// others they have; 0 if there is none.
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {
-        let metrics = self.metrics();
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.trim().parse().expect("a metric is a number"))
+        sum(&self.metrics(), name)
     }
 
     /// The sum of one metric over all of its labels.
     #[track_caller]
     pub fn metric_sum(&self, name: &str) -> f64 {
-        let metrics = self.metrics();
-        let rows = metrics.lines().filter_map(|line| line.strip_prefix(name));
-        rows.filter(|rest| rest.starts_with(['{', ' ']))
-            .map(|rest| {
-                rest.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
-            })
-            .sum()
+        self.metric(name)
     }
 
     /// A GET on the admin port: the status and the body.
@@ -182,6 +187,22 @@ impl Proxy {
         self.signal("TERM");
         self.wait(SOON).expect("the proxy ends after SIGTERM")
     }
+}
+
+/// See [`Proxy::metric`]; `page` is what `/metrics` shows.
+#[track_caller]
+pub fn sum(page: &str, name: &str) -> f64 {
+    let (name, wanted) = name.split_once('{').unwrap_or((name, ""));
+    let wanted: Vec<&str> =
+        wanted.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).collect();
+    let rows = page.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    rows.filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'))
+        .filter(|(labels, _)| {
+            let labels = labels.trim_matches(['{', '}']).split(',');
+            wanted.iter().all(|wanted| labels.clone().any(|label| label == *wanted))
+        })
+        .map(|(_, value)| value.parse::<f64>().expect("a metric is a number"))
+        .sum()
 }
 
 impl Drop for Proxy {

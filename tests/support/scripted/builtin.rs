@@ -70,9 +70,10 @@ fn cluster(shared: &Shared, conn: &Conn, what: &str) -> Action {
         "MYID" => Action::bulk(&view.nodes[conn.node].id),
         "INFO" => {
             let state = if view.failed { "fail" } else { "ok" };
-            let known = view.nodes.len();
+            let (known, epoch) = (view.nodes.len(), view.highest_epoch());
             Action::bulk(format!(
-                "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_known_nodes:{known}\r\n"
+                "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_known_nodes:{known}\r\n\
+                 cluster_current_epoch:{epoch}\r\n"
             ))
         }
         _ => Action::error(&format!("ERR unknown subcommand '{what}'. Try CLUSTER HELP.")),

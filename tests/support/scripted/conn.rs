@@ -92,7 +92,7 @@ impl Socket {
 }
 
 /// Takes the first whole request off the input: an array of bulk strings, or an inline command.
-pub(super) fn take_request(input: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
+pub fn take_request(input: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
     let (args, length) = match input.first()? {
         b'*' => {
             let (count, mut at) = number(input, 0)?;

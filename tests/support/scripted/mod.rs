@@ -12,12 +12,18 @@ mod topology;
 use std::{
     collections::HashMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-pub use conn::Conn;
+pub use conn::{Conn, take_request};
 pub use node::ScriptedNode;
 pub use topology::{Topology, TopologyNode};
+
+use super::{Proxy, Value, key};
+
+/// A slot of node 0 and one of the last node, however many primaries a cluster has.
+pub const LOW: u16 = 100;
+pub const HIGH: u16 = 16_000;
 
 /// What a node does about a command.
 pub enum Action {
@@ -120,6 +126,8 @@ pub struct Recorded {
     pub asking: bool,
     /// It is one of those that a script does not see: the handshake, CLUSTER …
     pub control: bool,
+    /// When it was read.
+    pub at: Instant,
 }
 
 impl Recorded {
@@ -181,6 +189,18 @@ impl ScriptedCluster {
     /// `127.0.0.1:port` of each node.
     pub fn seeds(&self) -> Vec<String> {
         self.nodes.iter().map(ScriptedNode::addr).collect()
+    }
+
+    /// A proxy with one worker, whose links to the first and the last node are open; the log is empty.
+    #[track_caller]
+    pub fn proxy(&self, args: &[&str]) -> Proxy {
+        let proxy = Proxy::for_seeds(&self.seeds()).args(&["--workers", "1"]).args(args).start();
+        let mut client = proxy.connect();
+        for slot in [LOW, HIGH] {
+            assert_eq!(client.cmd(&["GET", &key(slot, "warm")]), Value::NullBulk);
+        }
+        self.clear_log();
+        proxy
     }
 
     /// The address of the node that owns the slot.

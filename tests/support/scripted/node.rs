@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use super::{Action, Conn, Recorded, Shared, builtin, conn, conn::Socket, lock};
@@ -158,8 +159,9 @@ impl State {
 
     fn decide(&self, conn: &mut Conn, args: &[Vec<u8>]) -> Action {
         let control = builtin::is_control(args);
+        let (node, asking) = (self.index, conn.asking);
         let command =
-            Recorded { node: self.index, conn: conn.id, args: args.to_vec(), asking: conn.asking, control };
+            Recorded { node, conn: conn.id, args: args.to_vec(), asking, control, at: Instant::now() };
         lock(&self.shared.log).push(command);
         let script = if control { &self.control } else { &self.script };
         let action = match lock(script).as_mut() {

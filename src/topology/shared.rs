@@ -1,0 +1,56 @@
+//! What the refresher and the workers share.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, watch};
+
+use super::Cause;
+use super::snapshot::Snapshot;
+use crate::net::NodeAddr;
+
+/// As many requests for a refresh may wait; more say nothing new.
+const REQUESTS: usize = 256;
+
+/// A wish for a refresh, if possible of a certain node.
+pub(super) type Wish = (Cause, Option<NodeAddr>);
+
+/// What the refresher and the workers share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) snapshot: ArcSwapOption<Snapshot>,
+    pub(super) version: ArcSwapOption<String>,
+    wishes: mpsc::Sender<Wish>,
+    published: watch::Receiver<u64>,
+}
+
+impl Shared {
+    /// Nothing is known yet; with the refresher's ends of the channels.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Wish>, watch::Sender<u64>) {
+        let (sender, wishes) = mpsc::channel(REQUESTS);
+        let (publish, published) = watch::channel(0);
+        let (snapshot, version) = (ArcSwapOption::empty(), ArcSwapOption::empty());
+        (Shared { snapshot, version, wishes: sender, published }, wishes, publish)
+    }
+
+    /// The latest snapshot, once there is one.
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
+    }
+
+    /// The version that a node said it has, once one did.
+    pub fn server_version(&self) -> Option<Arc<String>> {
+        self.version.load_full()
+    }
+
+    /// Counts the published snapshots: to wait for the next one.
+    pub fn published(&self) -> watch::Receiver<u64> {
+        self.published.clone()
+    }
+
+    /// Asks for a refresh, if possible of `node`; returns at once and never fails: when as many
+    /// requests wait already, one more says nothing new.
+    pub fn ask(&self, cause: Cause, node: Option<&NodeAddr>) {
+        _ = self.wishes.try_send((cause, node.cloned()));
+    }
+}

@@ -1,0 +1,98 @@
+//! How many connections a node gets from one proxy: a declared number, so that a fleet can be planned.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+use support::{Client, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually};
+
+/// Two workers, two links each for either version of the protocol, and one connection for the topology.
+const MOST: usize = 2 * 2 * 2 + 1;
+const ARGS: [&str; 6] = ["--workers", "2", "--connections-per-node", "2", "--max-connections-per-node", "9"];
+
+/// The proxy's connections in a node's CLIENT LIST: they have names.
+fn listed(admin: &mut Client) -> usize {
+    let list = admin.cmd(&["CLIENT", "LIST"]).text();
+    list.lines().filter(|line| line.contains(" name=slotmux")).count()
+}
+
+/// Clients of both versions in turns (links are chosen by a client's number), so many that every link is used.
+fn clients(proxy: &Proxy) -> Vec<Client> {
+    let client = |i: usize| {
+        let mut client = proxy.connect();
+        assert!(!client.cmd(&["HELLO", if i % 8 < 4 { "2" } else { "3" }]).is_error());
+        client
+    };
+    (0..32).map(client).collect()
+}
+
+#[test]
+fn a_node_never_has_more_connections_than_declared_whatever_is_killed() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&ARGS).start();
+    let mut clients = clients(&proxy);
+    let keys: Vec<String> = (0..50).map(|i| format!("k{i}")).collect();
+    for client in &mut clients {
+        for key in &keys {
+            assert!(!client.cmd(&["GET", key]).is_error());
+        }
+    }
+    let mut admins: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
+    // The topology's connection comes with the first refresh that asks that node: a third of the nodes each.
+    eventually(SOON, || admins.iter_mut().map(listed).max() == Some(MOST));
+    let (over, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for (i, mut client) in clients.into_iter().enumerate() {
+            let (over, keys) = (&over, &keys);
+            scope.spawn(move || {
+                while !over.load(Relaxed) {
+                    for key in keys {
+                        assert!(!client.cmd(&["GET", key]).is_error(), "client {i}");
+                    }
+                }
+            });
+        }
+        // At most ten dials a second and node are done; kills come faster.
+        for _ in 0..60 {
+            for admin in &mut admins {
+                assert!(admin.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).int() >= 0);
+                most.fetch_max(listed(admin), Relaxed);
+            }
+        }
+        over.store(true, Relaxed);
+    });
+    assert!(most.load(Relaxed) <= MOST, "{most:?} connections at a node");
+    let log = proxy.log();
+    assert!(log.contains("a link ended"), "{log}");
+}
+
+#[test]
+fn who_finds_all_connections_taken_waits_for_one() {
+    let cluster = ScriptedCluster::start(1);
+    // 2 × 1 × 1 + 1: the second protocol's link has no place while the first's is leaving, and gets it then.
+    let args = ["--workers", "1", "--max-connections-per-node", "3"];
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&args).start();
+    let mut clients = clients(&proxy);
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
+    }
+    eventually(SOON, || cluster.node(0).open() == 3);
+    // A MOVED to the node itself makes the proxy open another link beside the one that is leaving.
+    let gate = support::Gate::new();
+    let (held, moved) = (gate.clone(), format!("MOVED {} {}", support::slot_of("k"), cluster.node(0).addr()));
+    let mut first = true;
+    cluster.script(move |_, args| match &args[0][..] {
+        b"GET" => support::Action::bulk("late").after(&held),
+        b"INCR" if std::mem::take(&mut first) => support::Action::error(&moved),
+        _ => support::Action::Default,
+    });
+    clients[0].send_raw([encode(&["INCR", "k"]), encode(&["GET", "other"])].concat());
+    let reached = "slotmux_bound_reached_total{bound=\"max_connections_per_node\"}";
+    eventually(SOON, || proxy.metric(reached) >= 1.0);
+    assert!(cluster.node(0).open() <= 3);
+    gate.open();
+    assert_eq!(clients[0].read_values(2), [Value::Int(1), Value::bulk("late")]);
+}
