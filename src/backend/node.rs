@@ -51,6 +51,18 @@ struct Slot {
     link: RefCell<Option<Rc<Link>>>,
 }
 
+/// Takes a link that ends out of [`Backend::links`].
+struct Registered {
+    backend: Rc<Backend>,
+    link: u32,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.backend.links.borrow_mut().remove(&self.link);
+    }
+}
+
 thread_local! {
     /// Links are counted per worker, which is a thread.
     static NEXT_LINK: Cell<u32> = const { Cell::new(1) };
@@ -114,16 +126,13 @@ impl Node {
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         self.metrics.dials.inc();
         self.backend.links.borrow_mut().insert(id, Rc::downgrade(&link));
-        let (node, running) = (self.clone(), link.clone());
-        tokio::task::spawn_local(async move {
-            node.clone().run(running, protocol, permit).await;
-            node.backend.links.borrow_mut().remove(&id);
-        });
+        tokio::task::spawn_local(self.clone().run(link.clone(), protocol, permit));
         Ok(link)
     }
 
     /// A link's whole life. The permit is given back behind it, when the connection is closed.
     async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, _permit: Permit) {
+        let _registered = Registered { backend: self.backend.clone(), link: link.id() };
         let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
         let share = Share::new(self.metrics.clone());
         let old = self.old.borrow().clone();

@@ -202,14 +202,17 @@ impl State {
             self.flush(now, metrics);
             return true;
         }
-        let Some(pending) = self.get(ticket.seq) else { return false };
-        let len = reply.bytes().len();
+        // As `get`, which would borrow all of the state.
+        let Some(place) = ticket.seq.checked_sub(self.base) else { return false };
+        let Some(pending) = self.queue.get_mut(place as usize) else { return false };
+        if matches!(pending.progress, Progress::Cut) {
+            return false;
+        }
+        self.early += reply.bytes().len();
         match &mut pending.progress {
             Progress::Parts(gather) => _ = gather.complete(ticket.part, reply),
-            progress @ Progress::Waiting => *progress = Progress::Done(reply.into_bytes()),
-            Progress::Done(_) | Progress::Cut => return false,
+            progress => *progress = Progress::Done(reply.into_bytes()),
         }
-        self.early += len;
         if self.early >= self.kept_told.early + EARLY_STEP {
             self.tell_early(metrics);
         }

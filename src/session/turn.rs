@@ -88,7 +88,7 @@ impl Turn {
             return Poll::Ready(());
         }
         self.closing |= self.worker.drain.is_cancelled();
-        let mut stop = self.plan_input();
+        let mut stop = if self.input.is_empty() { Stop::Empty } else { self.plan_input() };
         let mut reads = 0;
         while stop != Stop::Budget && reads < TURN_READS {
             match self.read(stop, cx) {
