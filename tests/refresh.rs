@@ -46,11 +46,14 @@ fn queries(cluster: &ScriptedCluster) -> Vec<Vec<Instant>> {
 }
 
 fn assert_at_most_five_a_second(queries: &[Vec<Instant>]) {
-    // A query is noted where it is read, which may be later for one and sooner for the next.
-    let second = Duration::from_millis(930);
-    for (node, times) in queries.iter().enumerate() {
-        let burst = times.windows(6).find(|window| window[5] - window[0] < second);
-        assert!(burst.is_none(), "node {node} was asked six times in {:?}", burst.map(|w| w[5] - w[0]));
+    // A query is noted where it is read, which on a busy machine is later for one and sooner for the next. That
+    // the budget is exact is a test of its own.
+    for (few, least) in [(6, 850), (11, 1_850)] {
+        for (node, times) in queries.iter().enumerate() {
+            let lengths = times.windows(few).map(|window| window[few - 1] - window[0]);
+            let shortest = lengths.min().unwrap_or(Duration::MAX);
+            assert!(shortest > Duration::from_millis(least), "node {node}: {few} queries in {shortest:?}");
+        }
     }
 }
 

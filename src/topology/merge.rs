@@ -140,16 +140,24 @@ fn elect(before: Option<&Table>, ballots: &[Ballot], nodes: &Numbers) -> Vec<Opt
                 let is_known = known.is_some_and(|known| known.id == claim.id);
                 (votes(claim), is_known, Reverse(&nodes.ids[claim.id as usize]))
             };
-            let mut best: Option<Claim> = None;
+            let (mut best, mut late): (Option<Claim>, Option<Claim>) = (None, None);
+            let mut disagree = false;
             for claim in ballots.iter().filter_map(|ballot| ballot.claim(slot)) {
+                if denied(slot, claim) {
+                    disagree |= late.is_some_and(|late| late.id != claim.id);
+                    late = late.filter(|late| late.epoch >= claim.epoch).or(Some(claim));
+                    continue;
+                }
                 let wins = best.is_none_or(|best| {
                     claim.epoch > best.epoch
                         || claim.epoch == best.epoch && claim.id != best.id && rank(claim) > rank(best)
                 });
-                if wins && !denied(slot, claim) {
+                if wins {
                     best = Some(claim);
                 }
             }
+            // Source and target were asked right before and after the slot moved: each says that it is the other's.
+            best = best.or(late.filter(|_| disagree));
             match known {
                 Some(known) if !denied(slot, known) => yields(known, best, ballots),
                 _ => best,

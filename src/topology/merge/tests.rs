@@ -176,6 +176,18 @@ fn the_owners_own_word_that_a_slot_is_not_its_own_goes_before_what_others_say() 
 }
 
 #[test]
+fn a_slot_that_moves_while_nodes_are_asked_is_never_without_an_owner() {
+    let target_before = BEFORE.replace(" master - 0 0 2", " myself,master - 0 0 2");
+    let source_after = "a 127.0.0.1:1@11 myself,master - 0 0 1 connected 1-8000\nb 127.0.0.1:2@12 master - 0 0 2 connected 0 8001-16383\n";
+    let first = merged(None, &[view(BEFORE)]);
+    for views in [[view(&target_before), view(source_after)], [view(source_after), view(&target_before)]] {
+        for before in [None, Some(&first)] {
+            assert_eq!(owner(&merged(before, &views), 0).unwrap(), "b");
+        }
+    }
+}
+
+#[test]
 fn an_owner_that_gives_a_slot_to_a_node_of_a_lower_epoch_is_believed() {
     let first = merged(None, &[view(MOVED)]);
     assert_eq!(owner(&first, 0).unwrap(), "b");
