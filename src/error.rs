@@ -162,11 +162,11 @@ impl std::error::Error for ClientError {}
 /// Whether the client may send a command again after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// It was not executed and may succeed later.
+    /// It had no effect and may succeed later.
     Safe,
     /// Whether it was executed is unknown: only the application knows if a repeat is harmless.
     Unknown,
-    /// It was not executed, and the same command would fail again.
+    /// It had no effect, and the same command would fail again.
     Useless,
 }
 

@@ -82,12 +82,12 @@ fn every_metric_has_its_row() {
 
 #[test]
 fn every_error_has_its_row() {
-    let mut table = String::from("| kind | was it executed, and may it be sent again? |\n|---|---|\n");
+    let mut table = String::from("| kind | had it an effect, and may it be sent again? |\n|---|---|\n");
     for kind in ErrorKind::ALL {
         let repeat = match kind.repeat() {
-            Repeat::Safe => "not executed; may be sent again",
+            Repeat::Safe => "none; may be sent again",
             Repeat::Unknown => "unknown; only the application knows whether a repeat is harmless",
-            Repeat::Useless => "not executed; the same command fails again",
+            Repeat::Useless => "none; the same command fails again",
         };
         writeln!(table, "| `{}` | {repeat} |", kind.label()).unwrap();
     }
