@@ -185,45 +185,27 @@ impl ServerError {
 }
 
 labelled! {
-    /// A bound that was reached; the labels are the bounds' names.
+    /// A bound that was reached: each is the one of that name in [`crate::config::BOUNDS`].
+    #[allow(missing_docs)]
     Reached {
-        /// See [`crate::config::BOUNDS`], as for all of these.
         CommandDeadline = "command_deadline",
-        /// As above.
         CommandTimeout = "command_timeout",
-        /// As above.
         MaxRequest = "max_request",
-        /// As above.
         MaxArguments = "max_arguments",
-        /// As above.
         InputHard = "input_hard",
-        /// As above.
         OutputSoft = "output_soft",
-        /// As above.
         OutputHard = "output_hard",
-        /// As above.
         OutputGrace = "output_grace",
-        /// As above.
         StallTimeout = "stall_timeout",
-        /// As above.
         SessionInFlight = "session_in_flight",
-        /// As above.
         MaxHeldBytes = "max_held_bytes",
-        /// As above.
         LinkQueue = "link_queue",
-        /// As above.
         MaxReply = "max_reply",
-        /// As above.
         LinkTimeout = "link_timeout",
-        /// As above.
         MaxConnectionsPerNode = "max_connections_per_node",
-        /// As above.
         ConnectTimeout = "connect_timeout",
-        /// As above.
         DrainTimeout = "drain_timeout",
-        /// As above.
         MaxMemory = "max_memory",
-        /// As above.
         MaxClients = "max_clients",
     }
 }
