@@ -1,6 +1,6 @@
 //! The configuration as used: typed, checked, and immutable once it is built.
 //!
-//! The command line and the file as written are texts ([`args`], [`file`]); [`Invocation::parse`] makes a
+//! The command line and the file as written are texts (`args`, `file`); [`Invocation::parse`] makes a
 //! [`Config`] of them and reports every mistake in one run.
 
 mod args;
