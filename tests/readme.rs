@@ -85,7 +85,7 @@ fn every_error_has_its_row() {
     let mut table = String::from("| kind | was it executed, and may it be sent again? |\n|---|---|\n");
     for kind in ErrorKind::ALL {
         let repeat = match kind.repeat() {
-            Repeat::Safe => "not executed; may be sent again",
+            Repeat::Safe => "it had no effect; may be sent again",
             Repeat::Unknown => "unknown; only the application knows whether a repeat is harmless",
             Repeat::Useless => "not executed; the same command fails again",
         };
