@@ -133,3 +133,18 @@ fn an_endless_answer_ends_its_query_and_nothing_else() {
         assert_eq!(proxy.connect().cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
     }
 }
+
+#[test]
+fn an_endless_answer_in_a_handshake_is_not_read_to_its_end() {
+    let cluster = ScriptedCluster::start(2);
+    let endless = [b"+", &*vec![b'x'; 1 << 20]].concat();
+    cluster.node(0).control(move |_, args| match args[0] == b"CLIENT" {
+        true => Action::reply(&endless),
+        false => Action::Default,
+    });
+    let args = ["--workers", "1", "--connect-timeout", "1m", "--command-deadline", "1s"];
+    let proxy = Proxy::for_seeds(&[cluster.node(1).addr()]).args(&args).start();
+    assert!(proxy.connect().cmd(&["GET", &key(LOW, "a")]).is_error());
+    assert!(proxy.metric("slotmux_node_dial_failures_total{kind=\"other\"}") >= 1.0);
+    assert_eq!(proxy.connect().cmd(&["GET", &key(HIGH, "a")]), Value::NullBulk);
+}
