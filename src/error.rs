@@ -1,7 +1,8 @@
 //! Every failure that a client can see and that the proxy itself creates: its text, its metric label,
 //! and whether the command may be sent again.
 //!
-//! Errors that a node sent are not here: they go to the client word for word.
+//! Errors that a node sent are not here: they go to the client word for word. What is wrong with a request, in a
+//! server's own words, is told where it is found; here it has its kind.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,11 +41,6 @@ pub enum ClientError {
         /// What is wrong, as in `Hash slot not served`.
         reason: Cow<'static, str>,
     },
-    /// `command_deadline` passed while the command was held, and the cluster gave no error of its own.
-    Deadline {
-        /// What it waited for.
-        waiting_for: Cow<'static, str>,
-    },
     /// A command that this proxy does not pass on.
     Refused {
         /// Its name in lower case.
@@ -58,23 +54,8 @@ pub enum ClientError {
     WrongPass,
     /// `max_clients` is reached.
     MaxClients,
-    /// A request is larger than a limit; the connection is closed, since the rest was not read.
-    TooLarge {
-        /// The limit's name, as in `max_request`.
-        limit: &'static str,
-    },
-    /// The proxy is stopping and takes no new commands.
-    Draining,
     /// Repeating the command would undo a later one that was already executed.
     OrderConflict,
-    /// The bytes are no request. Holds a server's text behind `Protocol error: `.
-    Protocol(Cow<'static, str>),
-    /// No such command. Holds a server's text behind `ERR `.
-    UnknownCommand(Cow<'static, str>),
-    /// The wrong number of arguments. Holds the command's name.
-    WrongArity(Cow<'static, str>),
-    /// An argument is not acceptable to the proxy's own commands. Holds a server's text with its code.
-    BadArgument(Cow<'static, str>),
 }
 
 impl ClientError {
@@ -87,18 +68,11 @@ impl ClientError {
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::ReplyTooLarge { .. } => ErrorKind::ReplyTooLarge,
             Self::ClusterDown { .. } => ErrorKind::ClusterDown,
-            Self::Deadline { .. } => ErrorKind::Deadline,
             Self::Refused { .. } => ErrorKind::Refused,
             Self::NoAuth => ErrorKind::NoAuth,
             Self::WrongPass => ErrorKind::WrongPass,
             Self::MaxClients => ErrorKind::MaxClients,
-            Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Draining => ErrorKind::Draining,
             Self::OrderConflict => ErrorKind::OrderConflict,
-            Self::Protocol(_) => ErrorKind::Protocol,
-            Self::UnknownCommand(_) => ErrorKind::UnknownCommand,
-            Self::WrongArity(_) => ErrorKind::WrongArity,
-            Self::BadArgument(_) => ErrorKind::BadArgument,
         }
     }
 
@@ -132,27 +106,16 @@ impl fmt::Display for ClientError {
                 write!(f, "ERR the command was executed, but its reply exceeds this proxy's {limit}")
             }
             Self::ClusterDown { reason } => write!(f, "CLUSTERDOWN {reason}"),
-            Self::Deadline { waiting_for } => {
-                write!(f, "CLUSTERDOWN the command deadline passed while waiting for {waiting_for}")
-            }
             Self::Refused { command, reason } => {
                 write!(f, "ERR command '{command}' is not available through this proxy: {reason}")
             }
             Self::NoAuth => f.write_str("NOAUTH Authentication required."),
             Self::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
             Self::MaxClients => f.write_str("ERR max number of clients reached"),
-            Self::TooLarge { limit } => {
-                write!(f, "ERR Protocol error: the request exceeds this proxy's {limit}")
-            }
-            Self::Draining => f.write_str("ERR the proxy is shutting down; the command was not executed"),
             Self::OrderConflict => f.write_str(
                 "TRYAGAIN this command was not executed, and a later one of this connection on the same \
                  key was, or may have been: it is not sent again behind it",
             ),
-            Self::Protocol(text) => write!(f, "ERR Protocol error: {text}"),
-            Self::UnknownCommand(text) => write!(f, "ERR {text}"),
-            Self::WrongArity(command) => write!(f, "ERR wrong number of arguments for '{command}' command"),
-            Self::BadArgument(text) => f.write_str(text),
         }
     }
 }
@@ -172,7 +135,7 @@ pub enum Repeat {
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident, $label:literal, $repeat:ident;)*) => {
-        /// The kinds of [`ClientError`], dense, so that a counter for each is one array.
+        /// The kinds of errors that the proxy itself gives, dense, so that a counter for each is one array.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorKind {
             $($(#[$doc])* $kind,)*
@@ -214,8 +177,6 @@ kinds! {
     ReplyTooLarge, "reply_too_large", Unknown;
     /// See [`ClientError::ClusterDown`].
     ClusterDown, "clusterdown", Safe;
-    /// See [`ClientError::Deadline`].
-    Deadline, "deadline", Safe;
     /// See [`ClientError::Refused`].
     Refused, "refused", Useless;
     /// See [`ClientError::NoAuth`].
@@ -224,19 +185,17 @@ kinds! {
     WrongPass, "wrongpass", Useless;
     /// See [`ClientError::MaxClients`].
     MaxClients, "max_clients", Safe;
-    /// See [`ClientError::TooLarge`].
+    /// The request is larger than `max_request`; the connection is closed, since the rest was not read.
     TooLarge, "too_large", Useless;
-    /// See [`ClientError::Draining`].
-    Draining, "draining", Safe;
     /// See [`ClientError::OrderConflict`].
     OrderConflict, "order_conflict", Safe;
-    /// See [`ClientError::Protocol`].
+    /// The bytes are no request.
     Protocol, "protocol", Useless;
-    /// See [`ClientError::UnknownCommand`].
+    /// No such command.
     UnknownCommand, "unknown_command", Useless;
-    /// See [`ClientError::WrongArity`].
+    /// The wrong number of arguments.
     WrongArity, "wrong_arity", Useless;
-    /// See [`ClientError::BadArgument`].
+    /// An argument is not acceptable to the proxy's own commands.
     BadArgument, "bad_argument", Useless;
 }
 
@@ -268,7 +227,7 @@ mod tests {
     #[test]
     fn a_text_cannot_forge_a_reply() {
         let mut out = Vec::new();
-        ClientError::UnknownCommand("unknown command 'a\r\n+OK'".into()).append_to(&mut out);
-        assert_eq!(out, b"-ERR unknown command 'a  +OK'\r\n");
+        ClientError::ClusterDown { reason: "a\r\n+OK".into() }.append_to(&mut out);
+        assert_eq!(out, b"-CLUSTERDOWN a  +OK\r\n");
     }
 }

@@ -13,7 +13,7 @@ use crate::command::{self, Family};
 use crate::config::{ClusterConfig, Config, DemoOptions, ListenerConfig};
 use crate::demo::{Cluster, ClusterOptions, DemoError};
 use crate::metrics::{ClusterMetrics, Metrics, Shape};
-use crate::net::{BindError, Listener};
+use crate::net::{BindError, ListenAddr, Listener};
 use crate::server::{self, ClusterParts, Parts, WorkerDied, WorkerHandle};
 use crate::topology::{Options, Refresh};
 
@@ -100,9 +100,13 @@ pub fn run_demo(
 /// What the demo tells people to try, once the proxy listens.
 fn what_to_try(bound: &Bound, seeds: &[String]) -> String {
     let mut lines = String::new();
-    if let Some((host, port)) = bound.listeners.first().and_then(|addr| addr.rsplit_once(':')) {
-        lines += &format!("connect:   redis-cli -h {host} -p {port}\n");
-        lines += &format!("load:      redis-benchmark -h {host} -p {port} -t set,get -P 16 -q\n");
+    let place = bound.listeners.first().and_then(|addr| addr.parse().ok()).map(|addr| match addr {
+        ListenAddr::Tcp(host, port) => format!("-h {host} -p {port}"),
+        ListenAddr::Unix(path) => format!("-s {}", path.display()),
+    });
+    if let Some(place) = place {
+        lines += &format!("connect:   redis-cli {place}\n");
+        lines += &format!("load:      redis-benchmark {place} -t set,get -P 16 -q\n");
     }
     if let Some(seed) = seeds.first() {
         lines += &format!(

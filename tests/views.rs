@@ -116,3 +116,35 @@ fn a_fan_out_from_before_the_cluster_was_known_goes_to_every_shard() {
     nodes.sort_unstable();
     assert_eq!(nodes, [0, 1, 2]);
 }
+
+#[test]
+fn an_endless_answer_ends_its_query_and_nothing_else() {
+    let cluster = ScriptedCluster::start(2);
+    // Just below what is read of an answer, and far beyond; by its length, and as a line that does not end.
+    for (head, len) in [("$16777300\r\n", 16_777_200), ("$99999999\r\n", 17 << 20), ("+", 17 << 20)] {
+        let answer = [head.as_bytes(), &vec![b'x'; len]].concat();
+        cluster.node(1).control(move |_, args| match args[0] == b"CLUSTER" {
+            true => Action::reply(&answer),
+            false => Action::Default,
+        });
+        let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+        assert_eq!(proxy.connect().cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
+        eventually(SOON, || proxy.metric_sum("slotmux_topology_refreshes_total") >= 1.0);
+        assert_eq!(proxy.connect().cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
+    }
+}
+
+#[test]
+fn an_endless_answer_in_a_handshake_is_not_read_to_its_end() {
+    let cluster = ScriptedCluster::start(2);
+    let endless = [b"+", &*vec![b'x'; 1 << 20]].concat();
+    cluster.node(0).control(move |_, args| match args[0] == b"CLIENT" {
+        true => Action::reply(&endless),
+        false => Action::Default,
+    });
+    let args = ["--workers", "1", "--connect-timeout", "1m", "--command-deadline", "1s"];
+    let proxy = Proxy::for_seeds(&[cluster.node(1).addr()]).args(&args).start();
+    assert!(proxy.connect().cmd(&["GET", &key(LOW, "a")]).is_error());
+    assert!(proxy.metric("slotmux_node_dial_failures_total{kind=\"other\"}") >= 1.0);
+    assert_eq!(proxy.connect().cmd(&["GET", &key(HIGH, "a")]), Value::NullBulk);
+}

@@ -112,6 +112,23 @@ fn a_slot_without_an_owner_is_waited_for_and_later_answered_at_once() {
     eventually(SOON, || client.cmd(&["GET", &key(LOW, "a")]) == Value::NullBulk);
 }
 
+#[test]
+fn what_only_waited_does_not_count_as_sent_once_more() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = cluster.proxy(&[]);
+    cluster.edit(|topology| topology.uncover(LOW..=LOW));
+    let (mut sent, mut waiting) = (proxy.connect(), proxy.connect());
+    sent.send(&["GET", &key(LOW, "a")]);
+    eventually(SOON, || proxy.metric("slotmux_slots_uncovered") == 1.0);
+    eventually(SOON, || proxy.metric("slotmux_held_requests") == 1.0);
+    let replays = proxy.metric("slotmux_replays_total");
+    waiting.send(&["GET", &key(LOW, "b")]);
+    eventually(SOON, || proxy.metric("slotmux_held_requests") == 2.0);
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    assert_eq!((sent.read_value(), waiting.read_value()), (Value::NullBulk, Value::NullBulk));
+    assert_eq!(proxy.metric("slotmux_replays_total"), replays + 1.0);
+}
+
 /// Plays a half-moved slot: keys whose name ends in `s` are at the source, `t` at the target, others nowhere.
 fn half_moved(cluster: &ScriptedCluster) {
     let ask = format!("ASK {LOW} {}", cluster.node(1).addr());

@@ -12,6 +12,9 @@ use super::link::OldLink;
 use crate::net::{NodeAddr, tune_node};
 use crate::protocol::{Protocol, ReplyFramer, write};
 
+/// The largest answer that is read in a handshake: HELLO and a line of CLIENT LIST are some hundred bytes.
+const MAX_REPLY: usize = 64 * 1024;
+
 /// A user and passwords for the nodes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -207,6 +210,9 @@ impl Talk {
                 Ok(Some(len)) => return Ok(self.input.drain(..len).collect()),
                 Ok(None) => {}
                 Err(error) => return Err(DialError::Protocol(error.to_string())),
+            }
+            if self.input.len() > MAX_REPLY {
+                return Err(DialError::Protocol("an endless reply".into()));
             }
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());

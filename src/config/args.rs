@@ -16,8 +16,8 @@ Plain Redis clients connect to it as if the cluster were one server: each comman
 slot and forwarded to the slot's owner, and moving slots, failovers and lost connections are absorbed.";
 const AFTER: &str = "\
 Durations are written 250ms, 30s, 2m; sizes 64KiB, 512MiB, 1GiB.
-Flags override what a file says. In a file bounds have these names with _ for -, at the top or in the section of a
-cluster or listener, and the settings are:";
+Flags override what a file says. In a file bounds have these names with _ for -, at the top or in the section \
+of a cluster or listener, and the settings are:";
 const SIGNALS: &str = "\
 Exit codes: 0 after a clean stop, 64 for a mistake on the command line or in the file, 1 otherwise.
 SIGTERM and SIGINT stop it: no new clients, replies in flight are delivered; a second one ends it at once.";

@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::args::Flags;
-use super::clusters::{clusters, refuse_too_few_connections};
+use super::clusters::clusters;
 use super::file::{Node, Section};
 use super::listeners::listeners;
 use super::mistakes::Mistakes;
@@ -55,10 +55,7 @@ pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mist
 fn config(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Config {
     keys::check(top, Scope::Process, reader.mistakes);
     let workers = reader.number(&settings::WORKERS, &[top], MAX_WORKERS).unwrap_or_else(default_workers);
-    let clusters = clusters(reader, top, demo);
-    for cluster in &clusters {
-        refuse_too_few_connections(reader, cluster, workers);
-    }
+    let clusters = clusters(reader, top, workers, demo);
     Config {
         listeners: listeners(reader, top, &clusters, demo),
         clusters,

@@ -17,16 +17,26 @@ const ONLY_CLUSTER: &str = "default";
 const MAX_CONNECTIONS_PER_NODE: usize = 64;
 
 /// The clusters that the file names, or the one that flags describe. Only a demo's have no seeds.
-pub(super) fn clusters(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Vec<Arc<ClusterConfig>> {
+pub(super) fn clusters(
+    reader: &mut Reader<'_>,
+    top: &Section<'_>,
+    workers: usize,
+    demo: bool,
+) -> Vec<Arc<ClusterConfig>> {
+    let read = |reader: &mut Reader<'_>, name: &str, section: &Section<'_>| {
+        let cluster = cluster(reader, name, section, top, demo);
+        refuse_too_few_connections(reader, &cluster, &[section, top], workers);
+        Arc::new(cluster)
+    };
     let (at, nodes) = match top.find("clusters") {
-        None => return vec![Arc::new(cluster(reader, ONLY_CLUSTER, &Section::default(), top, demo))],
+        None => return vec![read(reader, ONLY_CLUSTER, &Section::default())],
         Some((at, node)) => {
             let section = node.section(&at, reader.mistakes);
             (at, section.entries())
         }
     };
     if nodes.is_empty() {
-        reader.mistakes.add(at, "names no cluster: write `NAME:` and its seeds below");
+        reader.mistakes.add(&at, "names no cluster: write `NAME:` and its seeds below");
     } else if nodes.len() > 1 {
         refuse_flags_for_one(reader, nodes.len());
     }
@@ -34,7 +44,10 @@ pub(super) fn clusters(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -
     for (name, node) in nodes {
         let section = node.section(&top.at(&format!("clusters.{name}")), reader.mistakes);
         keys::check(&section, Scope::Cluster, reader.mistakes);
-        clusters.push(Arc::new(cluster(reader, name, &section, top, demo)));
+        if name.trim().is_empty() {
+            reader.mistakes.add(&at, "a cluster without a name: listeners and metrics call it by one");
+        }
+        clusters.push(read(reader, name, &section));
     }
     clusters
 }
@@ -106,7 +119,12 @@ fn address_map(reader: &mut Reader<'_>, section: &Section<'_>) -> AddressMap {
 }
 
 /// Each worker has its shared links for either version of the protocol, and the topology is asked over one more.
-pub(super) fn refuse_too_few_connections(reader: &mut Reader<'_>, cluster: &ClusterConfig, workers: usize) {
+fn refuse_too_few_connections(
+    reader: &mut Reader<'_>,
+    cluster: &ClusterConfig,
+    sections: &[&Section<'_>; 2],
+    workers: usize,
+) {
     let (most, each) = (cluster.limits.max_connections_per_node, cluster.connections_per_node);
     let needed = 2 * workers * each + 1;
     // A value that could not be read is told already.
@@ -115,19 +133,22 @@ pub(super) fn refuse_too_few_connections(reader: &mut Reader<'_>, cluster: &Clus
             "{most} are fewer than the {needed} that cluster {} needs: 2 × {workers} workers × {each} + 1",
             cluster.name
         );
-        reader.mistakes.add("max_connections_per_node", text);
+        let (key, flag) = ("max_connections_per_node", "max-connections-per-node");
+        // Or else the default is too few for so many workers.
+        let default = if sections[1].is_absent() { format!("--{flag}") } else { sections[1].at(key) };
+        let at = reader.text(key, Some(flag), sections).map_or(default, |written| written.at);
+        reader.mistakes.add(at, text);
     }
 }
 
 fn cluster_auth(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<ClusterAuth> {
-    let before = reader.mistakes.count();
     let passwords = reader.secrets(&settings::CLUSTER_PASSWORDS, CLUSTER_PASSWORD, section);
     let written = reader.text(settings::CLUSTER_USER.key, settings::CLUSTER_USER.flag, &[section]);
     let from_env =
         || Some(Written { at: CLUSTER_USER.into(), text: (reader.env)(CLUSTER_USER)?.into_string().ok()? });
     let flag = written.as_ref().is_some_and(|written| written.at.starts_with("--"));
     let user = if flag { written } else { from_env().or(written) };
-    if let (true, Some(user)) = (passwords.is_empty() && reader.mistakes.count() == before, &user) {
+    if let (Some([]), Some(user)) = (passwords.as_deref(), &user) {
         reader.mistakes.add(
             &user.at,
             format!(
@@ -136,5 +157,5 @@ fn cluster_auth(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Cluste
         );
     }
     let user = user.map(|user| user.text);
-    (!passwords.is_empty()).then_some(ClusterAuth { user, passwords })
+    passwords.filter(|passwords| !passwords.is_empty()).map(|passwords| ClusterAuth { user, passwords })
 }

@@ -13,6 +13,8 @@ pub(super) enum Node {
     List(Vec<Node>),
     /// A section: its keys in their order.
     Map(Vec<(String, Node)>),
+    /// What cannot be read, which was told. It keeps its place, so that what follows keeps its number.
+    Mistake,
 }
 
 /// A section and where it stands; the default is an empty one.
@@ -28,7 +30,7 @@ impl Node {
     /// Reads a file's text. What is no YAML, or no section of keys, is a mistake.
     pub(super) fn parse(text: &str, file: &str, env: Env<'_>, mistakes: &mut Mistakes) -> Option<Self> {
         match serde_yaml::from_str::<Value>(text) {
-            Ok(Value::Mapping(map)) => Self::map(&map, &format!("{file}: "), env, mistakes),
+            Ok(Value::Mapping(map)) => Some(Self::map(&map, &format!("{file}: "), env, mistakes)),
             Ok(Value::Null) => Some(Self::Map(Vec::new())),
             Ok(_) => {
                 mistakes.add(file, "this is no list of `key: value`");
@@ -41,42 +43,43 @@ impl Node {
         }
     }
 
-    fn read(value: &Value, at: &str, env: Env<'_>, mistakes: &mut Mistakes) -> Option<Self> {
+    fn read(value: &Value, at: &str, env: Env<'_>, mistakes: &mut Mistakes) -> Self {
         match value {
             Value::Null => mistakes.add(at, "has no value: write one, or leave the key out"),
-            Value::Bool(value) => return Some(Self::Text(value.to_string())),
-            Value::Number(value) => return Some(Self::Text(value.to_string())),
-            Value::String(text) => return expand(text, at, env, mistakes).map(Self::Text),
+            Value::Bool(value) => return Self::Text(value.to_string()),
+            Value::Number(value) => return Self::Text(value.to_string()),
+            Value::String(text) => {
+                return expand(text, at, env, mistakes).map_or(Self::Mistake, Self::Text);
+            }
             Value::Sequence(values) => {
                 let read = |(i, value)| Self::read(value, &format!("{at}[{i}]"), env, mistakes);
-                return Some(Self::List(values.iter().enumerate().filter_map(read).collect()));
+                return Self::List(values.iter().enumerate().map(read).collect());
             }
             Value::Mapping(map) => return Self::map(map, &format!("{at}."), env, mistakes),
             Value::Tagged(_) => mistakes.add(at, "has a YAML tag, which no setting takes"),
         }
-        None
+        Self::Mistake
     }
 
     /// `at` ends with what separates it from a key.
-    fn map(map: &Mapping, at: &str, env: Env<'_>, mistakes: &mut Mistakes) -> Option<Self> {
+    fn map(map: &Mapping, at: &str, env: Env<'_>, mistakes: &mut Mistakes) -> Self {
         let mut entries = Vec::with_capacity(map.len());
         for (key, value) in map {
             let Some(key) = key.as_str() else {
                 mistakes.add(at.trim_end_matches([' ', '.', ':']), "a key here is no text: quote it");
                 continue;
             };
-            if let Some(node) = Self::read(value, &format!("{at}{key}"), env, mistakes) {
-                entries.push((key.to_owned(), node));
-            }
+            entries.push((key.to_owned(), Self::read(value, &format!("{at}{key}"), env, mistakes)));
         }
-        Some(Self::Map(entries))
+        Self::Map(entries)
     }
 
     /// This node as the section at `path`; a mistake if it is none.
     pub(super) fn section<'a>(&'a self, path: &str, mistakes: &mut Mistakes) -> Section<'a> {
         let entries = match self {
             Self::Map(entries) => &entries[..],
-            _ => {
+            Self::Mistake => &[],
+            Self::Text(_) | Self::List(_) => {
                 mistakes.add(path, "must be a section of `key: value` lines");
                 &[]
             }

@@ -1,7 +1,7 @@
 //! Which keys a section may have; what is wrong with one that it may not.
 
 use super::bounds::BOUNDS;
-use super::file::{Node, Section};
+use super::file::Section;
 use super::mistakes::Mistakes;
 use super::settings::{SETTINGS, Scope};
 
@@ -11,9 +11,9 @@ pub(super) fn check(section: &Section<'_>, scope: Scope, mistakes: &mut Mistakes
     for (key, node) in section.entries() {
         match node {
             _ if allowed.contains(&key.as_str()) => {}
-            // Of a section in a section, as `metrics.per_node_histograms`.
-            Node::Map(inner) if allowed.iter().any(|name| is_in(name, key)) => {
-                for (word, _) in inner {
+            // A section in a section, as of `metrics.per_node_histograms`.
+            _ if allowed.iter().any(|name| is_in(name, key)) => {
+                for (word, _) in node.section(&section.at(key), mistakes).entries() {
                     refuse(&format!("{key}.{word}"), section, scope, &allowed, mistakes);
                 }
             }

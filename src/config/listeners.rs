@@ -29,7 +29,9 @@ pub(super) fn listeners(
                 written.push(Written { at: top.at("listeners"), text: text.to_owned() });
             }
             for written in written {
-                listeners.extend(listener(reader, written, &Section::default(), top, clusters));
+                let at = written.at.clone();
+                let listener = listener(reader, written, &Section::default(), top, clusters);
+                add(&mut listeners, listener, at, reader);
             }
         }
         Some((_, Node::List(nodes))) if !nodes.is_empty() => {
@@ -37,8 +39,15 @@ pub(super) fn listeners(
                 let at = top.at(&format!("listeners[{i}]"));
                 let section = node.section(&at, reader.mistakes);
                 keys::check(&section, Scope::Listener, reader.mistakes);
+                if !matches!(node, Node::Map(_)) {
+                    continue;
+                }
                 match reader.text(settings::LISTEN.key, None, &[&section]) {
-                    Some(written) => listeners.extend(listener(reader, written, &section, top, clusters)),
+                    Some(written) => {
+                        let at = written.at.clone();
+                        let listener = listener(reader, written, &section, top, clusters);
+                        add(&mut listeners, listener, at, reader);
+                    }
                     None => reader.mistakes.add(at, "its `address` is missing: HOST:PORT or unix:/path"),
                 }
             }
@@ -48,6 +57,21 @@ pub(super) fn listeners(
     listeners
 }
 
+/// Adds a listener, unless another one has its address; port 0 is another port for each.
+fn add(
+    listeners: &mut Vec<ListenerConfig>,
+    new: Option<ListenerConfig>,
+    at: String,
+    reader: &mut Reader<'_>,
+) {
+    let Some(new) = new else { return };
+    let is_free = matches!(new.addr, ListenAddr::Tcp(_, 0));
+    if !is_free && listeners.iter().any(|other| other.addr == new.addr) {
+        reader.mistakes.add(at, format!("{} is the address of another listener already", new.addr));
+    }
+    listeners.push(new);
+}
+
 fn listener(
     reader: &mut Reader<'_>,
     written: Written,
@@ -55,12 +79,12 @@ fn listener(
     top: &Section<'_>,
     clusters: &[Arc<ClusterConfig>],
 ) -> Option<ListenerConfig> {
-    let (before, at) = (reader.mistakes.count(), written.at.clone());
+    let at = written.at.clone();
     let passwords = reader.secrets(&settings::CLIENT_PASSWORDS, CLIENT_PASSWORD, section);
-    let asks = !passwords.is_empty() || reader.mistakes.count() > before;
+    let asks = passwords.as_ref().is_none_or(|passwords| !passwords.is_empty());
     let both = [section, top];
     let session = SessionConfig {
-        passwords,
+        passwords: passwords.unwrap_or_default(),
         ordering: reader.choose(
             &settings::ORDERING,
             &both,

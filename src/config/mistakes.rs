@@ -22,11 +22,6 @@ impl Mistakes {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// How many there are: to see whether reading something has added one.
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl fmt::Display for Mistakes {

@@ -57,6 +57,7 @@ impl Reader<'_> {
                 self.mistakes.add(at, "takes one value");
                 None
             }
+            Node::Mistake => None,
         }
     }
 
@@ -80,6 +81,7 @@ impl Reader<'_> {
             match node {
                 Node::Text(text) => written.push(Written { at, text: text.clone() }),
                 Node::List(_) | Node::Map(_) => self.mistakes.add(at, "takes one value"),
+                Node::Mistake => {}
             }
         }
         written
@@ -138,40 +140,42 @@ impl Reader<'_> {
         number
     }
 
-    /// Passwords, newest first: of the flag's files, of the environment's variable, or of a file's list.
+    /// Passwords, newest first: of the flag's files, of the environment's variable, or of a file's list; `None`
+    /// if there is a mistake in them.
     pub(super) fn secrets(
         &mut self,
         setting: &Setting,
         variable: &str,
         section: &Section<'_>,
-    ) -> Vec<Secret> {
+    ) -> Option<Vec<Secret>> {
         let flag = setting.flag.unwrap_or_default();
-        match (self.flags.values(flag), (self.env)(variable)) {
+        let secrets: Vec<Option<Secret>> = match (self.flags.values(flag), (self.env)(variable)) {
             (Some(_), Some(_)) => {
                 let both = format!("{variable} is set as well: give one of the two");
                 self.mistakes.add(format!("--{flag}"), both);
-                Vec::new()
+                vec![None]
             }
             (Some(files), None) => {
                 let files: Vec<String> = files.to_vec();
-                files.iter().filter_map(|file| self.secret_file(&format!("--{flag}"), file)).collect()
+                files.iter().map(|file| self.secret_file(&format!("--{flag}"), file)).collect()
             }
             (None, Some(value)) => {
                 let secret = Secret::non_empty(value.into_vec());
                 if secret.is_none() {
                     self.mistakes.add(variable, "is set, but empty: it must hold the password");
                 }
-                secret.into_iter().collect()
+                vec![secret]
             }
             (None, None) => match section.find(setting.key) {
                 None => Vec::new(),
                 Some((at, Node::List(nodes))) => {
                     let nodes = nodes.iter().enumerate();
-                    nodes.filter_map(|(i, node)| self.secret(&format!("{at}[{i}]"), node)).collect()
+                    nodes.map(|(i, node)| self.secret(&format!("{at}[{i}]"), node)).collect()
                 }
-                Some((at, node)) => self.secret(&at, node).into_iter().collect(),
+                Some((at, node)) => vec![self.secret(&at, node)],
             },
-        }
+        };
+        secrets.into_iter().collect()
     }
 
     /// A text, or `file: PATH`.
@@ -196,6 +200,7 @@ impl Reader<'_> {
                 self.mistakes.add(at, "is a list in a list: each entry is one password");
                 None
             }
+            Node::Mistake => None,
         }
     }
 

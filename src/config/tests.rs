@@ -201,18 +201,23 @@ fn flags_override_a_file() {
 fn every_mistake_of_a_file_is_told_with_its_path() {
     let yaml = "
 workers: none
+metrics: yes
+max_connections_per_node: 3
 command_dedline: 1s
 link_timeout: 3
 mode: \"0660\"
 clusters:
   one: { seeds: [a:1, b], passwords: [], address: x, address_map: [\"a\"] }
-  two: { user: bob, passwords: \"${MISSING}\", max_clients: 3 }
+  two: { user: bob, passwords: [\"${MISSING}\", {}], max_clients: 3 }
   three: 7
+  \"\": { seeds: [a:1] }
 listeners:
   - { address: 127.0.0.1:1, cluster: four, link_timeout: 1s }
   - { address: 0.0.0.0:2, cluster: one, max_request: 1B, mode: 9 }
   - { cluster: one }
   - { address: unix:/s, cluster: two, unprotected: maybe, ordering: [key] }
+  - { address: 127.0.0.1:1, cluster: one }
+  - { address: 0.0.0.0:7, cluster: one, passwords: \"${MISSING}\" }
 ";
     let error = check(yaml, &[]).unwrap_err();
     for line in [
@@ -223,11 +228,15 @@ listeners:
         "clusters.one.seeds[1]: `b` is no address: the port is missing",
         "clusters.one.address: it belongs to a listener",
         "clusters.one.address_map[0]: `a` is no address: write FROM=TO",
-        "clusters.two.passwords: the variable MISSING is not set",
+        "metrics: must be a section",
+        "max_connections_per_node: 3 are fewer than the ",
+        "clusters: a cluster without a name",
+        "clusters.two.passwords[0]: the variable MISSING is not set",
+        "clusters.two.passwords[1]: write `file: PATH`",
         "clusters.two.max_clients: it stands at the top",
         "clusters.two.seeds: name at least one node",
         "clusters.three: must be a section",
-        "listeners[0].cluster: `four` is no cluster of this file; there are one, two, three",
+        "listeners[0].cluster: `four` is no cluster of this file; there are one, two, three, ",
         "listeners[0].link_timeout: it belongs to a cluster",
         "listeners[1].address: 0.0.0.0:2 is open to other machines",
         "listeners[1].max_request: `1B` is no size",
@@ -235,8 +244,14 @@ listeners:
         "listeners[2]: its `address` is missing",
         "listeners[3].unprotected: `maybe` is neither `false` nor `true`",
         "listeners[3].ordering: takes one value",
+        "listeners[4].address: 127.0.0.1:1 is the address of another listener already",
+        "listeners[5].passwords: the variable MISSING is not set",
     ] {
         assert!(error.contains(&format!("error: FILE: {line}")), "{line} is missing in:\n{error}");
+    }
+    // What follows from a mistake is none of its own.
+    for line in ["clusters.two.user", "listeners[5].address"] {
+        assert!(!error.contains(line), "{line} in:\n{error}");
     }
 }
 

@@ -184,7 +184,7 @@ declared! {
         "Time since a refresh of the slot table got an answer, or since the start" = ClusterAge;
     Gauge "slotmux_shards" ["cluster"] "Primaries in the slot table" = ClusterGauge(|c| &c.shards);
     Gauge "slotmux_slots_uncovered" ["cluster"] "Slots without an owner" = ClusterGauge(|c| &c.slots_uncovered);
-    Gauge "slotmux_cluster_down" ["cluster"] "1 while no node that is asked says that the cluster is well" =
+    Gauge "slotmux_cluster_down" ["cluster"] "1 while all nodes that answer say that the cluster is down" =
         ClusterGauge(|c| &c.cluster_down);
     Gauge "slotmux_cluster_refuses_all" ["cluster"]
         "1 while all slots are refused because one has no owner: set cluster-require-full-coverage no" =

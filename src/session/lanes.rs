@@ -61,6 +61,8 @@ pub(crate) struct Held {
 pub(crate) struct History {
     /// How often it was sent, or could not be.
     pub(crate) tries: u32,
+    /// Whether a node had it.
+    pub(crate) sent: bool,
     /// The last error that the cluster gave for it, as it was sent.
     pub(crate) error: Option<Bytes>,
 }

@@ -220,7 +220,7 @@ impl Session {
         if matches!(held.next, Next::Ask(_)) {
             link.push_asking();
         }
-        if held.history.tries > 0 {
+        if held.history.sent {
             self.worker.backend.metrics.replays.add(1);
         }
         link.push_bytes(self.clone(), held.ticket, held.request.clone());

@@ -68,6 +68,7 @@ impl Session {
         self.worker.backend.metrics.redirects[kind(&signal) as usize].add(1);
         let mut history = state.lanes().back(slot, ticket);
         history.tries += 1;
+        history.sent = true;
         history.error = Some(Bytes::copy_from_slice(reply));
         if signal == Signal::TryAgain && self.split(state, ticket, slot, request.bytes(), &history) {
             return true;
@@ -200,6 +201,7 @@ impl Session {
         }
         backend.metrics.redirects[Redirect::Lost as usize].add(1);
         history.tries += 1;
+        history.sent |= loss.sent;
         let wait = backoff(history.tries);
         state.hold(slot, Held { history, ..self.held(ticket, Bytes::copy_from_slice(request), wait) });
         false

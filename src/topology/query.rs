@@ -137,7 +137,9 @@ impl Control {
                 None => {}
             }
             // At once for as much as is known to come, so that a long answer is not read in little pieces.
-            input.reserve(framer.wants().clamp(input.len() + 4096, MAX_ANSWER) - input.len());
+            // No more than the bound is believed, and there is always room for a little.
+            let wanted = framer.wants().min(MAX_ANSWER).saturating_sub(input.len());
+            input.reserve(wanted.max(4096));
             if self.stream.read_buf(&mut input).await? == 0 {
                 return Err(Error::from(ErrorKind::UnexpectedEof).into());
             }
