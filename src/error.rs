@@ -127,6 +127,8 @@ impl std::error::Error for ClientError {}
 pub enum Repeat {
     /// It had no effect and may succeed later.
     Safe,
+    /// It was executed, and the reply is lost.
+    Executed,
     /// Whether it was executed is unknown: only the application knows if a repeat is harmless.
     Unknown,
     /// It had no effect, and the same command would fail again.
@@ -174,7 +176,7 @@ kinds! {
     /// See [`ClientError::Timeout`].
     Timeout, "timeout", Safe;
     /// See [`ClientError::ReplyTooLarge`].
-    ReplyTooLarge, "reply_too_large", Unknown;
+    ReplyTooLarge, "reply_too_large", Executed;
     /// See [`ClientError::ClusterDown`].
     ClusterDown, "clusterdown", Safe;
     /// See [`ClientError::Refused`].

@@ -168,7 +168,7 @@ fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refre
         let gate = DialGate::new(cluster.limits.max_connections_per_node);
         let options = Options {
             seeds: cluster.seeds.clone(),
-            credentials: ClusterParts::credentials(cluster),
+            credentials: cluster.auth.clone(),
             address_map: cluster.address_map.clone(),
         };
         let refresh = Refresh::new(options, gate.clone(), metrics.clone());

@@ -47,6 +47,20 @@ fn the_nodes_password_comes_from_a_file_or_the_environment() {
 }
 
 #[test]
+fn a_password_may_be_of_any_bytes() {
+    let cluster = TestCluster::primaries(3);
+    let password = b"\xff\x00 \xc3";
+    for node in 0..3 {
+        let set: [&[u8]; 4] = [b"CONFIG", b"SET", b"requirepass", password];
+        assert_eq!(cluster.client(node).cmd(&set), Value::ok());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, password).unwrap();
+    assert_serves(&proxy_for(&cluster).args(&["--cluster-password-file", file.to_str().unwrap()]).start());
+}
+
+#[test]
 fn the_nodes_may_know_the_proxy_as_a_user() {
     let cluster = cluster_with_password();
     for node in 0..3 {

@@ -86,6 +86,7 @@ fn every_error_has_its_row() {
     for kind in ErrorKind::ALL {
         let repeat = match kind.repeat() {
             Repeat::Safe => "none; may be sent again",
+            Repeat::Executed => "executed, and its reply is lost; a repeat executes it again",
             Repeat::Unknown => "unknown; only the application knows whether a repeat is harmless",
             Repeat::Useless => "none; the same command fails again",
         };

@@ -9,27 +9,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::link::OldLink;
+use crate::config::{ClusterAuth, Secret};
 use crate::net::{NodeAddr, tune_node};
 use crate::protocol::{Protocol, ReplyFramer, write};
 
 /// The largest answer that is read in a handshake: HELLO and a line of CLIENT LIST are some hundred bytes.
 const MAX_REPLY: usize = 64 * 1024;
-
-/// A user and passwords for the nodes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The ACL user; `default` when none is given.
-    pub user: Option<String>,
-    /// The passwords, newest first: they are tried in this order, so that a password can be changed while
-    /// some nodes have the old one. Without any, the nodes are shown none.
-    pub passwords: Vec<String>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Credentials {{ user: {:?}, passwords: {} × *** }}", self.user, self.passwords.len())
-    }
-}
 
 /// Why a node can't be used now. None of a command's bytes were sent.
 #[derive(Debug)]
@@ -97,7 +82,7 @@ pub struct Opened {
 pub async fn open(
     addr: &NodeAddr,
     protocol: Protocol,
-    credentials: Option<&Credentials>,
+    credentials: Option<&ClusterAuth>,
     name: &str,
     old: &[OldLink],
     limit: Duration,
@@ -130,10 +115,12 @@ impl Talk {
     async fn introduce(
         &mut self,
         protocol: Protocol,
-        credentials: Option<&Credentials>,
+        credentials: Option<&ClusterAuth>,
         name: &str,
     ) -> Result<Option<u64>, DialError> {
-        let (user, passwords) = credentials.map_or((None, &[][..]), |c| (c.user.as_deref(), &c.passwords));
+        let user = credentials.and_then(|credentials| credentials.user.as_deref());
+        let passwords = credentials.iter().flat_map(|credentials| &credentials.passwords);
+        let passwords: Vec<&[u8]> = passwords.map(Secret::as_bytes).collect();
         let Some((last, others)) = passwords.split_last() else {
             return self.introduce_with(first_request(protocol, None, None), name).await;
         };
@@ -152,12 +139,12 @@ impl Talk {
 
     async fn introduce_with(
         &mut self,
-        first: Option<Vec<&str>>,
+        first: Option<Vec<&[u8]>>,
         name: &str,
     ) -> Result<Option<u64>, DialError> {
         let mut requests = Vec::new();
         if let Some(first) = &first {
-            command(&mut requests, first);
+            write::request(&mut requests, first.iter().copied());
         }
         command(&mut requests, &["CLIENT", "SETNAME", name]);
         command(&mut requests, &["CLIENT", "ID"]);
@@ -225,15 +212,16 @@ impl Talk {
 fn first_request<'a>(
     protocol: Protocol,
     user: Option<&'a str>,
-    password: Option<&'a str>,
-) -> Option<Vec<&'a str>> {
+    password: Option<&'a [u8]>,
+) -> Option<Vec<&'a [u8]>> {
+    let user = user.map(str::as_bytes);
     match (protocol, user, password) {
         (Protocol::Resp2, _, None) => None,
-        (Protocol::Resp2, None, Some(password)) => Some(vec!["AUTH", password]),
-        (Protocol::Resp2, Some(user), Some(password)) => Some(vec!["AUTH", user, password]),
-        (Protocol::Resp3, _, None) => Some(vec!["HELLO", "3"]),
+        (Protocol::Resp2, None, Some(password)) => Some(vec![b"AUTH", password]),
+        (Protocol::Resp2, Some(user), Some(password)) => Some(vec![b"AUTH", user, password]),
+        (Protocol::Resp3, _, None) => Some(vec![b"HELLO", b"3"]),
         (Protocol::Resp3, user, Some(password)) => {
-            Some(vec!["HELLO", "3", "AUTH", user.unwrap_or("default"), password])
+            Some(vec![b"HELLO", b"3", b"AUTH", user.unwrap_or(b"default"), password])
         }
     }
 }
@@ -291,8 +279,8 @@ mod tests {
             }
             logins
         });
-        let passwords = passwords.iter().map(|&p| p.to_owned()).collect();
-        let credentials = Credentials { user: None, passwords };
+        let passwords = passwords.iter().map(|password| Secret::new(password.as_bytes())).collect();
+        let credentials = ClusterAuth { user: None, passwords };
         let opened = open(&addr, protocol, Some(&credentials), "x", &[], Duration::from_secs(10)).await;
         let result = opened.map(|opened| assert_eq!(opened.client_id, Some(7))).map_err(|e| e.to_string());
         (result, node.await.unwrap())
@@ -306,11 +294,5 @@ mod tests {
             let (refused, logins) = dial(protocol, "other", &["new", "old"]).await;
             assert!(refused.unwrap_err().contains("WRONGPASS") && logins == 2);
         }
-    }
-
-    #[test]
-    fn passwords_are_not_shown() {
-        let credentials = Credentials { user: None, passwords: vec!["secret".into()] };
-        assert!(!format!("{credentials:?}").contains("secret"));
     }
 }

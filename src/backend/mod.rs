@@ -21,12 +21,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::config::ClusterAuth;
 use crate::metrics::WorkerMetrics;
 use crate::net::NodeAddr;
 
 pub use clock::Clock;
 pub use gate::{DialGate, Permit, Purpose};
-pub use handshake::{Credentials, DialError, open};
+pub use handshake::{DialError, open};
 pub use link::Link;
 pub use memory::{Account, Memory, Victim, WORTHWHILE};
 pub use node::{Down, Node};
@@ -155,7 +156,7 @@ pub struct Settings {
     /// What the configuration calls the cluster.
     pub cluster: Arc<str>,
     /// What to show to the nodes.
-    pub credentials: Option<Credentials>,
+    pub credentials: Option<ClusterAuth>,
     /// Shared links per node and protocol version, at least 1.
     pub connections_per_node: usize,
     /// Connecting and the handshake together may take this long.

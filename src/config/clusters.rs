@@ -144,10 +144,15 @@ fn refuse_too_few_connections(
 fn cluster_auth(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<ClusterAuth> {
     let passwords = reader.secrets(&settings::CLUSTER_PASSWORDS, CLUSTER_PASSWORD, section);
     let written = reader.text(settings::CLUSTER_USER.key, settings::CLUSTER_USER.flag, &[section]);
-    let from_env =
-        || Some(Written { at: CLUSTER_USER.into(), text: (reader.env)(CLUSTER_USER)?.into_string().ok()? });
     let flag = written.as_ref().is_some_and(|written| written.at.starts_with("--"));
-    let user = if flag { written } else { from_env().or(written) };
+    let user = match (reader.env)(CLUSTER_USER).map(|user| user.into_string()) {
+        Some(Ok(text)) if !flag => Some(Written { at: CLUSTER_USER.into(), text }),
+        Some(Err(_)) if !flag => {
+            reader.mistakes.add(CLUSTER_USER, "is no UTF-8, as the name of a user is");
+            None
+        }
+        _ => written,
+    };
     if let (Some([]), Some(user)) = (passwords.as_deref(), &user) {
         reader.mistakes.add(
             &user.at,

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
-use crate::backend::{Account, Backend, Clock, Credentials, DialGate, Memory, SCRATCH, Settings};
-use crate::config::{ClusterConfig, Config, Secret, SessionConfig, Spin};
+use crate::backend::{Account, Backend, Clock, DialGate, Memory, SCRATCH, Settings};
+use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
 use crate::session::{self, Worker};
@@ -47,13 +47,6 @@ pub struct ClusterParts {
 }
 
 impl ClusterParts {
-    /// What the nodes are shown.
-    pub fn credentials(config: &ClusterConfig) -> Option<Credentials> {
-        let auth = config.auth.as_ref()?;
-        let text = |secret: &Secret| String::from_utf8_lossy(secret.as_bytes()).into_owned();
-        Some(Credentials { user: auth.user.clone(), passwords: auth.passwords.iter().map(text).collect() })
-    }
-
     /// What the clients of this cluster share on one worker.
     fn worker(
         self,
@@ -66,7 +59,7 @@ impl ClusterParts {
         let ClusterParts { config, topology, gate } = self;
         let links = Settings {
             cluster: config.name.clone(),
-            credentials: Self::credentials(&config),
+            credentials: config.auth.clone(),
             connections_per_node: config.connections_per_node,
             connect_timeout: config.limits.connect_timeout,
             max_reply: config.limits.max_reply,

@@ -206,6 +206,8 @@ impl Session {
         reason: &'static str,
     ) -> Step {
         if fail {
+            let passed = &self.worker.backend.metrics.reached[Reached::CommandDeadline.index()];
+            passed.add(u64::from(now >= deadline));
             let error = ClientError::ClusterDown { reason: reason.into() };
             return Step::Fail(Failure::Cluster(error));
         }
@@ -230,10 +232,7 @@ impl Session {
     fn fail(&self, state: &mut State, held: Held, failure: Failure) {
         let backend = &self.worker.backend;
         let error = match failure {
-            Failure::Cluster(error) => {
-                backend.metrics.reached[Reached::CommandDeadline.index()].add(1);
-                error
-            }
+            Failure::Cluster(error) => error,
             Failure::Forbidden => ClientError::OrderConflict,
         };
         backend.metrics.error(state.command(held.ticket), error.kind());

@@ -1,6 +1,6 @@
 //! What the refresher has to be told.
 
-use crate::backend::Credentials;
+use crate::config::ClusterAuth;
 use crate::net::{AddressMap, NodeAddr};
 
 /// How to find a cluster, and how to come in.
@@ -10,7 +10,7 @@ pub struct Options {
     /// one that answers decides.
     pub seeds: Vec<NodeAddr>,
     /// What to show to the nodes.
-    pub credentials: Option<Credentials>,
+    pub credentials: Option<ClusterAuth>,
     /// Where nodes are dialled that announce another address.
     pub address_map: AddressMap,
 }
