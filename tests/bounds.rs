@@ -229,6 +229,33 @@ fn over_max_memory_the_largest_unread_output_goes_first() {
 }
 
 #[test]
+fn many_clients_that_never_read_large_values_stay_near_max_memory() {
+    const VALUE: usize = 5_000_000;
+    const BOUND: f64 = 67_108_864.0;
+    let cluster = TestCluster::primaries(2);
+    let proxy = proxy(&cluster.seeds(), &["--max-memory", "64MiB", "--workers", "2"]);
+    let (mut client, value) = (proxy.connect(), "v".repeat(VALUE));
+    let keys: Vec<String> = (0..4).map(|i| format!("k{i}")).collect();
+    for key in &keys {
+        assert_eq!(client.cmd(&["SET", key, &value]), Value::ok());
+    }
+    let before = proxy.metric("process_resident_memory_bytes");
+    let mut readers: Vec<Client> = (0..100).map(|_| proxy.connect()).collect();
+    for (reader, key) in readers.iter_mut().zip(keys.iter().cycle()) {
+        reader.send(&["GET", key]);
+    }
+    let mut most = 0.0f64;
+    eventually(4 * SOON, || {
+        most = most.max(proxy.metric("process_resident_memory_bytes"));
+        assert_eq!(client.cmd(&["GET", "small"]), Value::NullBulk, "others are served");
+        proxy.metric("slotmux_in_flight_requests") == 0.0 && used(&proxy, "max_memory") <= 1.0
+    });
+    println!("{:.0} MB more than before", (most - before) / 1e6);
+    assert!(most - before < 2.0 * BOUND, "{:.0} MB more than before", (most - before) / 1e6);
+    assert!(closed(&proxy, "max_memory") > 10.0);
+}
+
+#[test]
 fn one_client_that_never_reads_stays_below_max_memory_on_one_worker() {
     let cluster = with_value(64 * 1024);
     let bounds = ["--max-memory", "16MiB", "--output-soft", "256KiB"];

@@ -3,14 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::net::ListenAddr;
 
 /// For connecting, and for each read and write: a probe has a few seconds in all.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The answer is a status line, some headers and a line of text.
-const LONGEST_ANSWER: u64 = 4096;
+const LONGEST_ANSWER: usize = 4096;
 
 /// Whether the proxy with this admin address is ready, and what to tell a person, with a line ending.
 #[must_use]
@@ -58,7 +58,16 @@ fn ask(admin: &ListenAddr) -> std::io::Result<String> {
 
 fn exchange(mut stream: impl Read + Write) -> std::io::Result<String> {
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: slotmux\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-    Ok(answer)
+    let (mut answer, mut piece, begun) = (Vec::new(), [0; 512], Instant::now());
+    while answer.len() < LONGEST_ANSWER {
+        match stream.read(&mut piece)? {
+            0 => break,
+            count => answer.extend_from_slice(&piece[..count]),
+        }
+        // Each read has its own time: a byte now and then would take hours.
+        if begun.elapsed() > PATIENCE {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

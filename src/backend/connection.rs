@@ -115,6 +115,9 @@ impl Connection {
             self.refuse_reply(Reached::MaxReply);
             return Poll::Ready(Err("a reply larger than max_reply"));
         }
+        if backend.memory.is_paused() {
+            return Poll::Pending;
+        }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, super::SCRATCH);
         match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)) {

@@ -149,6 +149,11 @@ impl Link {
         self.wakeup.wake();
     }
 
+    /// Lets it read on, after a pause.
+    pub fn resume(&self) {
+        self.wakeup.wake();
+    }
+
     /// Keeps the account of its buffers: of what was read and is no whole reply, `reading` bytes.
     #[inline]
     pub(super) fn tell(&self, memory: &Account, reading: usize) {

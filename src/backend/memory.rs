@@ -1,13 +1,14 @@
 //! What the process keeps in buffers, and the call for somebody to go when that exceeds `max_memory`.
 //!
 //! Each worker adds to cells of its own as its buffers grow and shrink. When they have grown by a megabyte since it
-//! looked last, and in every round, it adds up those of all workers. So the bound is kept to a megabyte for each
-//! worker, what is read in one turn besides.
+//! looked last, and in every round, it adds up those of all workers. From then on until somebody has gone its links
+//! read no further into replies that are not all there. So the bound is kept to a megabyte for each worker, what
+//! its links read in one turn besides.
 
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
@@ -33,6 +34,8 @@ struct Place {
     output: AtomicU64,
     input: AtomicU64,
     called: Notify,
+    /// From the call until somebody has gone.
+    is_paused: AtomicBool,
 }
 
 /// Who has to go.
@@ -106,7 +109,10 @@ impl Account {
     pub fn add_up(&self) {
         self.next_check.set(self.metrics.kept.all() + STEP);
         if self.shared.is_over() {
-            self.shared.places.iter().for_each(|place| place.called.notify_one());
+            for place in &self.shared.places {
+                place.is_paused.store(true, Relaxed);
+                place.called.notify_one();
+            }
         }
     }
 
@@ -115,10 +121,35 @@ impl Account {
         self.shared.places[self.place].called.notified().await;
     }
 
+    /// Whether links are to read no further into replies that are not all there.
+    #[inline]
+    pub fn is_paused(&self) -> bool {
+        self.shared.places[self.place].is_paused.load(Relaxed)
+    }
+
+    /// They may go on; who calls wakes them.
+    pub fn go_on(&self) {
+        self.next_check.set(self.metrics.kept.all() + STEP);
+        self.shared.places[self.place].is_paused.store(false, Relaxed);
+    }
+
     /// Whether the process keeps too much.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.shared.is_over()
+    }
+
+    /// By how many bytes it does.
+    #[must_use]
+    pub fn excess(&self) -> usize {
+        self.shared.kept().saturating_sub(self.shared.limits.max_memory)
+    }
+
+    /// The largest unread output of the other places, as they have published it.
+    #[must_use]
+    pub fn largest_elsewhere(&self) -> usize {
+        let places = self.shared.places.iter().enumerate().filter(|(place, _)| *place != self.place);
+        places.map(|(_, place)| place.output.load(Relaxed)).max().unwrap_or(0) as usize
     }
 
     /// Tells the other places of this one's largest unread output and largest input.

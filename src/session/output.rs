@@ -15,6 +15,8 @@ pub(crate) struct Output {
     chunks: VecDeque<Bytes>,
     /// Bytes in `chunks`.
     chunked: usize,
+    /// How much of the first chunk has been written: its memory is kept until all of it is.
+    spent: usize,
     /// What goes last.
     tail: Vec<u8>,
     /// How much of `tail` has been written; only when `chunks` is empty.
@@ -56,7 +58,7 @@ impl Output {
     /// Bytes of memory that it takes.
     #[inline]
     pub(crate) fn memory(&self) -> usize {
-        self.chunked + self.tail.capacity()
+        self.chunked + self.spent + self.tail.capacity()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -87,10 +89,12 @@ impl Output {
             if count < chunk.len() {
                 chunk.advance(count);
                 self.chunked -= count;
+                self.spent += count;
                 return;
             }
             count -= chunk.len();
             self.chunked -= chunk.len();
+            self.spent = 0;
             self.chunks.pop_front();
         }
         self.written += count;
@@ -114,6 +118,19 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_reply_takes_its_memory_until_all_of_it_is_written() {
+        let (mut output, len) = (Output::default(), 4 * crate::backend::LARGE);
+        output.push(Bytes::from(vec![0; len]));
+        output.push(Bytes::from(vec![0; len]));
+        output.wrote(len - 1);
+        assert_eq!((output.len(), output.memory()), (len + 1, 2 * len));
+        output.wrote(2);
+        assert_eq!((output.len(), output.memory()), (len - 1, len));
+        output.wrote(len - 1);
+        assert_eq!((output.len(), output.memory()), (0, 0));
+    }
 
     #[test]
     fn replies_come_out_in_order_whatever_their_size_and_the_writes() {

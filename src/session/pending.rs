@@ -130,6 +130,12 @@ impl State {
         self.out.len() + self.early
     }
 
+    /// Bytes of memory that go with the client's unread replies, if it has any.
+    #[inline]
+    pub(crate) fn freed(&self) -> usize {
+        if self.unread() == 0 { 0 } else { self.out.memory() + self.early }
+    }
+
     /// When the first command was framed that has not been answered, by the worker's clock.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.queue.front().map(|pending| pending.started)

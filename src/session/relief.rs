@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Order, Session, Worker};
-use crate::backend::{Link, Victim};
+use crate::backend::{Link, Victim, WORTHWHILE};
 use crate::metrics::{Closed, Reached};
 
 /// For so long the workers tell each other what they have, and who was told to go goes.
@@ -16,8 +16,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[derive(Default)]
 struct Largest {
     output: usize,
-    /// Whose output it is, unless it is a reply that `link` has not read to its end.
-    reader: Option<Rc<Session>>,
+    /// Whose it is if it is no client's output, but a reply that has not been read to its end.
     link: Option<Rc<Link>>,
     input: usize,
     writer: Option<Rc<Session>>,
@@ -43,19 +42,42 @@ impl Worker {
                     Victim::Elsewhere => {}
                     Victim::Output => match &largest.link {
                         Some(link) => link.drop_reply(),
-                        None => self.close(largest.reader.as_deref()),
+                        None => self.close_readers(memory.excess(), largest.output),
                     },
-                    Victim::Input => self.close(largest.writer.as_deref()),
+                    Victim::Input => _ = largest.writer.as_deref().map(|writer| self.close(writer)),
                 }
+            }
+            memory.go_on();
+            self.backend.all_links().iter().for_each(|link| link.resume());
+        }
+    }
+
+    /// Closes as many as make up for `excess`, from the one with the `largest` output on. One at a time would take as
+    /// many pauses, in each of which more comes in. Who has less than half of what another one has is left alone.
+    fn close_readers(&self, excess: usize, largest: usize) {
+        let mut readers = Vec::new();
+        let least = WORTHWHILE as usize;
+        let least = least.max(largest / 2).max(self.backend.memory.largest_elsewhere() / 2);
+        self.each_session(|session| {
+            let size = session.state.borrow().freed();
+            if size >= least {
+                readers.push((size, session.clone()));
+            }
+        });
+        readers.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
+        let mut freed = 0;
+        for (size, session) in readers {
+            self.close(&session);
+            freed += size;
+            if freed >= excess {
+                break;
             }
         }
     }
 
-    fn close(&self, session: Option<&Session>) {
+    fn close(&self, session: &Session) {
         // Who has been told to go still counts until it has gone, so that nobody goes in its place.
-        if let Some(session) = session
-            && !matches!(session.order.get(), Order::Close(_))
-        {
+        if !matches!(session.order.get(), Order::Close(_)) {
             self.backend.metrics.reached[Reached::MaxMemory.index()].add(1);
             session.order(Order::Close(Closed::MaxMemory));
         }
@@ -65,15 +87,16 @@ impl Worker {
         let mut largest = Largest::default();
         self.each_session(|session| {
             let state = session.state.borrow();
-            if state.unread() > largest.output {
-                (largest.output, largest.reader) = (state.unread(), Some(session.clone()));
-            }
+            largest.output = largest.output.max(state.freed());
             if state.kept_told.input > largest.input {
                 (largest.input, largest.writer) = (state.kept_told.input, Some(session.clone()));
             }
         });
         for link in self.backend.all_links() {
-            if link.reading() > largest.output {
+            // Many clients have commands on it, and writes are in doubt when it ends.
+            if link.reading() / 2 > largest.output
+                || largest.link.is_some() && link.reading() > largest.output
+            {
                 (largest.output, largest.link) = (link.reading(), Some(link));
             }
         }

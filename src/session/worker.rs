@@ -168,7 +168,7 @@ impl Worker {
         memory.change(Owner::ClientInput, told.input, now.input);
         memory.change(Owner::ClientOutput, told.output, now.output);
         memory.change(Owner::EarlyReplies, told.early, now.early);
-        memory.raise(state.unread(), now.input);
+        memory.raise(state.freed(), now.input);
         memory.check();
     }
 
