@@ -27,6 +27,8 @@ use pages::Pages;
 const MAX_CONNECTIONS: usize = 64;
 /// From accepting a connection to the last byte of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of that, for its request: who does not finish it takes a place that others wait for.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The request line and the headers of a scraper are a few hundred bytes; hyper's least is 8 KiB.
 const MAX_HEAD: usize = 8 * 1024;
 /// After a failed accept, most often for lack of descriptors.
@@ -80,7 +82,7 @@ async fn answer(stream: Stream, pages: Arc<Pages>) -> Result<(), hyper::Error> {
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)

@@ -7,7 +7,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::args::Flags;
 use super::clusters::clusters;
-use super::file::{Node, Section};
+use super::file::{Node, Section, read_file};
 use super::listeners::listeners;
 use super::mistakes::Mistakes;
 use super::read::{Env, Reader, Written};
@@ -17,6 +17,8 @@ use crate::net::ListenAddr;
 
 /// More threads than any machine of today has cores: a typing error, not a wish.
 const MAX_WORKERS: usize = 1024;
+/// Thousands of listeners fit in.
+const MAX_FILE: u64 = 1 << 20;
 
 /// Nothing, with a mistake, where there is nobody to ask or the file can't be read at all.
 pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mistakes) -> Option<Invocation> {
@@ -24,7 +26,7 @@ pub(super) fn invocation(matches: &ArgMatches, env: Env<'_>, mistakes: &mut Mist
     let flags = Flags::read(sub);
     let checked = if name == "check" { sub.get_one::<String>("file") } else { None };
     let file = checked.or_else(|| sub.get_one::<String>("config")).cloned();
-    let tree = file.as_deref().and_then(|file| match std::fs::read_to_string(file) {
+    let tree = file.as_deref().and_then(|file| match read_text(file) {
         Ok(text) => Node::parse(&text, file, env, mistakes),
         Err(error) => {
             mistakes.add(file, format!("cannot be read: {error}"));
@@ -92,6 +94,10 @@ fn log_level(reader: &mut Reader<'_>, top: &Section<'_>) -> Targets {
         reader.mistakes.add(at, format!("`{text}` is no level: {right}"));
         Targets::new()
     })
+}
+
+fn read_text(file: &str) -> std::io::Result<String> {
+    String::from_utf8(read_file(file, MAX_FILE)?).map_err(|_| std::io::Error::other("it is no UTF-8"))
 }
 
 fn default_workers() -> usize {

@@ -44,8 +44,10 @@ pub(super) fn clusters(
     for (name, node) in nodes {
         let section = node.section(&top.at(&format!("clusters.{name}")), reader.mistakes);
         keys::check(&section, Scope::Cluster, reader.mistakes);
-        if name.trim().is_empty() {
-            reader.mistakes.add(&at, "a cluster without a name: listeners and metrics call it by one");
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || !name.chars().all(is_plain) {
+            let text = format!("{name:?} is no name for a cluster: write letters, digits, `-`, `_` and `.`");
+            reader.mistakes.add(&at, text);
         }
         clusters.push(read(reader, name, &section));
     }

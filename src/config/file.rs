@@ -1,9 +1,22 @@
 //! A configuration file as written: a tree of texts with their paths.
 
+use std::fs::File;
+use std::io::{self, Read};
+
 use serde_yaml::{Mapping, Value};
 
 use super::mistakes::Mistakes;
 use super::read::Env;
+
+/// What a file holds, if that is no more than `most` bytes: it may be a device that never ends.
+pub(super) fn read_file(path: &str, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it has more than {} KiB", most / 1024)));
+    }
+    Ok(bytes)
+}
 
 /// A value as written, with `${NAME}` replaced. It may hold a password, so it has no `Debug`.
 pub(super) enum Node {
@@ -29,6 +42,8 @@ pub(super) struct Section<'a> {
 impl Node {
     /// Reads a file's text. What is no YAML, or no section of keys, is a mistake.
     pub(super) fn parse(text: &str, file: &str, env: Env<'_>, mistakes: &mut Mistakes) -> Option<Self> {
+        // Some editors put a mark before the text.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         match serde_yaml::from_str::<Value>(text) {
             Ok(Value::Mapping(map)) => Some(Self::map(&map, &format!("{file}: "), env, mistakes)),
             Ok(Value::Null) => Some(Self::Map(Vec::new())),

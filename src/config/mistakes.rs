@@ -1,5 +1,6 @@
 //! What is wrong with a command line and a configuration file, all of it at once.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::Write;
 
@@ -8,25 +9,28 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// Every mistake, each with where it is, `--flag` or `FILE: path.in[0].it`, and what would be right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mistakes(Vec<(String, String)>);
+pub struct Mistakes {
+    list: Vec<(String, String)>,
+    told: HashSet<(String, String)>,
+}
 
 impl Mistakes {
     pub(super) fn add(&mut self, at: impl Into<String>, text: impl Into<String>) {
         let mistake = (at.into(), text.into());
         // What holds for several clusters or listeners is read once for each.
-        if !self.0.contains(&mistake) {
-            self.0.push(mistake);
+        if self.told.insert(mistake.clone()) {
+            self.list.push(mistake);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, text) in &self.0 {
+        for (at, text) in &self.list {
             writeln!(f, "error: {at}: {text}")?;
         }
         f.write_str("For more information, try 'slotmux --help'.")

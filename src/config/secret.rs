@@ -1,10 +1,14 @@
 //! Passwords: where they come from, and that they are never shown.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
+
+use super::file::read_file;
+
+/// A password is shorter; what is not, is some other file.
+const MOST: u64 = 64 * 1024;
 
 /// A password. Its `Debug` is masked, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,7 +35,7 @@ impl Secret {
 
     /// What a file holds. One line ending at its end is no part of it, as editors and `echo` add one.
     pub(super) fn from_file(path: &str) -> Result<Self, String> {
-        let bytes = std::fs::read(Path::new(path)).map_err(|error| format!("cannot read {path}: {error}"))?;
+        let bytes = read_file(path, MOST).map_err(|error| format!("cannot read {path}: {error}"))?;
         Self::non_empty(bytes).ok_or_else(|| format!("{path} is empty: it must hold the password"))
     }
 

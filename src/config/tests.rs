@@ -211,6 +211,7 @@ clusters:
   two: { user: bob, passwords: [\"${MISSING}\", {}], max_clients: 3 }
   three: 7
   \"\": { seeds: [a:1] }
+  \"a\\nb\": { seeds: [a:1] }
 listeners:
   - { address: 127.0.0.1:1, cluster: four, link_timeout: 1s }
   - { address: 0.0.0.0:2, cluster: one, max_request: 1B, mode: 9 }
@@ -230,7 +231,8 @@ listeners:
         "clusters.one.address_map[0]: `a` is no address: write FROM=TO",
         "metrics: must be a section",
         "max_connections_per_node: 3 are fewer than the ",
-        "clusters: a cluster without a name",
+        "clusters: \"\" is no name for a cluster",
+        "clusters: \"a\\nb\" is no name for a cluster",
         "clusters.two.passwords[0]: the variable MISSING is not set",
         "clusters.two.passwords[1]: write `file: PATH`",
         "clusters.two.max_clients: it stands at the top",
@@ -275,6 +277,12 @@ fn what_is_no_yaml_or_no_section_says_so() {
     assert!(
         invoke("check /nonexistent.yaml", &[]).unwrap_err().contains("/nonexistent.yaml: cannot be read: ")
     );
+    assert!(
+        check("\u{feff}clusters: { a: { seeds: [\"a:1\"] } }", &[]).is_ok(),
+        "a mark before the text is passed over"
+    );
+    let endless = "clusters: { a: { seeds: [\"a:1\"], passwords: [{ file: /dev/zero }] } }";
+    assert!(check(endless, &[]).unwrap_err().contains("cannot read /dev/zero: it has more than 64 KiB"));
     let two = "clusters: { a: { seeds: [a:1] }, b: { seeds: [b:1] } }";
     let error = check(two, &[("SLOTMUX_CLUSTER_PASSWORD", "x")]).unwrap_err();
     assert!(error.contains("SLOTMUX_CLUSTER_PASSWORD: which of the 2 clusters"), "{error}");

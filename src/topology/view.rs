@@ -143,6 +143,9 @@ pub fn parse(text: &str, asked: &NodeAddr, map: &AddressMap) -> Result<Vec<ViewN
         if let Some(node) = parse_line(line, asked, map).ok_or_else(bad)? {
             nodes.push(node);
         }
+        if nodes.len() > SLOTS {
+            return Err(ViewError(format!("it names more than {SLOTS} nodes")));
+        }
     }
     Ok(nodes)
 }
