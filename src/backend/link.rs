@@ -157,11 +157,13 @@ impl Link {
     /// Keeps the account of its buffers: of what was read and is no whole reply, `reading` bytes.
     #[inline]
     pub(super) fn tell(&self, memory: &Account, reading: usize) {
-        let now = (self.queue.borrow().send.kept(), reading);
-        let told = self.told.replace(now);
-        if told != now {
-            memory.change(Owner::LinkRequests, told.0, now.0);
-            memory.change(Owner::LinkReplies, told.1, now.1);
+        let kept = self.queue.borrow().send.kept();
+        let told = self.told.replace((kept, reading));
+        if told.0 != kept {
+            memory.change(Owner::LinkRequests, told.0, kept);
+        }
+        if told.1 != reading {
+            memory.change(Owner::LinkReplies, told.1, reading);
             memory.raise(reading, 0);
         }
     }
