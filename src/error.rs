@@ -85,6 +85,14 @@ impl ClientError {
         }
         out.put_slice(b"\r\n");
     }
+
+    /// The error as a reply.
+    #[must_use]
+    pub fn reply(&self) -> Vec<u8> {
+        let mut reply = Vec::new();
+        self.append_to(&mut reply);
+        reply
+    }
 }
 
 impl fmt::Display for ClientError {

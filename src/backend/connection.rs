@@ -55,17 +55,17 @@ impl Connection {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.link.wakeup.begin(cx);
+        self.entries.set(self.link.queue.borrow().entries.len());
         if let Some(reason) = self.link.give_up.get() {
             if reason == OVER_MEMORY {
                 self.refuse_reply(Reached::MaxMemory);
+                self.count_read();
             }
             return Poll::Ready(reason);
         }
-        self.entries.set(self.link.queue.borrow().entries.len());
         let mut reads = 0;
         while let Poll::Ready(read) = self.read(cx) {
-            let Queue { entries, times, .. } = &mut *self.link.queue.borrow_mut();
-            self.count_replies(times, entries.len());
+            self.count_read();
             if let Err(reason) = read {
                 return Poll::Ready(reason);
             }
@@ -162,9 +162,7 @@ impl Connection {
         let error = ClientError::ReplyTooLarge { limit: bound.label() };
         self.backend.metrics.reached[bound.index()].add(1);
         self.backend.metrics.error(None, error.kind());
-        let mut text = Vec::new();
-        error.append_to(&mut text);
-        _ = self.hand_out(Reply::Small(&text));
+        _ = self.hand_out(Reply::Small(&error.reply()));
     }
 
     /// Hands out the whole replies in `bytes`; returns how long they are together.
@@ -206,6 +204,12 @@ impl Connection {
         }
         send.answer(len);
         if early { Err("a reply before the request was sent") } else { Ok(()) }
+    }
+
+    /// Counts the replies since the last time.
+    fn count_read(&self) {
+        let Queue { entries, times, .. } = &mut *self.link.queue.borrow_mut();
+        self.count_replies(times, entries.len());
     }
 
     /// Counts the replies since the last time, of which `left` entries are left.

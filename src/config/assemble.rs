@@ -11,7 +11,7 @@ use super::file::{Node, Section, read_file};
 use super::listeners::listeners;
 use super::mistakes::Mistakes;
 use super::read::{Env, Reader, Written};
-use super::settings::{self, Scope, Setting};
+use super::settings::{self, Scope};
 use super::{Config, DemoOptions, Invocation, ProcessLimits, Spin, keys};
 use crate::net::ListenAddr;
 
@@ -71,10 +71,7 @@ fn config(reader: &mut Reader<'_>, top: &Section<'_>, demo: bool) -> Config {
 }
 
 fn admin(reader: &mut Reader<'_>, top: &Section<'_>) -> Option<ListenAddr> {
-    let Setting { key, flag, default, .. } = settings::ADMIN;
-    let written = reader
-        .text(key, flag, &[top])
-        .unwrap_or_else(|| Written { at: key.to_owned(), text: default.to_owned() });
+    let written = reader.text_or_default(&settings::ADMIN, &[top]);
     if written.text == "off" {
         return None;
     }
@@ -82,10 +79,7 @@ fn admin(reader: &mut Reader<'_>, top: &Section<'_>) -> Option<ListenAddr> {
 }
 
 fn log_level(reader: &mut Reader<'_>, top: &Section<'_>) -> Targets {
-    let Setting { key, flag, default, .. } = settings::LOG_LEVEL;
-    let Written { at, text } = reader
-        .text(key, flag, &[top])
-        .unwrap_or_else(|| Written { at: key.to_owned(), text: default.to_owned() });
+    let Written { at, text } = reader.text_or_default(&settings::LOG_LEVEL, &[top]);
     // `Targets` alone would read a misspelt level as the name of a module.
     let levels = |text: &str| text.contains('=') || text.trim().parse::<LevelFilter>().is_ok();
     let read = text.split(',').all(levels).then(|| text.parse().ok()).flatten();

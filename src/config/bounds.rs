@@ -204,7 +204,7 @@ ProcessLimits, Process {
 
     max_memory, "max-memory": size = "4GiB", "8MiB" ..= "1TiB",
     what: "Bytes of all buffers: requests and replies of clients, held commands, requests and replies of nodes",
-    reason: "a quarter of a small machine of today; a container's limit should be twice as much, since many clients \
+    reason: "a quarter of a small machine of today; a container's limit should be twice as much and 64 MiB, since many clients \
              with large values that come and go leave as much again behind for a moment",
     metric: "slotmux_bound_used_ratio{bound=\"max_memory\"}",
     at: "the clients with the largest unread outputs are closed, or a node's connection whose unfinished reply is twice \

@@ -61,6 +61,13 @@ impl Reader<'_> {
         }
     }
 
+    /// The text of a setting, or its default.
+    pub(super) fn text_or_default(&mut self, setting: &Setting, sections: &[&Section<'_>]) -> Written {
+        let Setting { key, flag, default, .. } = *setting;
+        self.text(key, flag, sections)
+            .unwrap_or_else(|| Written { at: key.to_owned(), text: default.to_owned() })
+    }
+
     /// The texts of a setting with several values; in a file one may stand for a list of one.
     pub(super) fn texts(&mut self, setting: &Setting, sections: &[&Section<'_>]) -> Vec<Written> {
         if let Some(flag) = setting.flag

@@ -127,9 +127,7 @@ impl Planner<'_> {
             let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
             worker.backend.metrics.error(self.state.command(ticket), error.kind());
             worker.backend.metrics.reached[Reached::MaxHeldBytes.index()].add(1);
-            let mut text = Vec::new();
-            error.append_to(&mut text);
-            self.state.complete(ticket, Reply::Small(&text), self.now, &worker.backend.metrics);
+            self.state.complete(ticket, Reply::Small(&error.reply()), self.now, &worker.backend.metrics);
             return;
         }
         let held = Held { not_before: 0, ..self.session.held(ticket, request.to_bytes(), 0) };
@@ -206,9 +204,7 @@ impl Planner<'_> {
 
     /// Answers with an error that the proxy makes.
     pub(super) fn fail(&mut self, spec: &'static Spec, error: &ClientError) {
-        let mut reply = Vec::new();
-        error.append_to(&mut reply);
-        self.refuse(Some(spec), error.kind(), reply);
+        self.refuse(Some(spec), error.kind(), error.reply());
     }
 
     /// Answers what is no command that could be planned.

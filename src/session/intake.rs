@@ -125,9 +125,14 @@ impl Turn {
             && (state.base() < self.barrier
                 || state.len() >= limits.session_in_flight
                 || state.bytes() >= IN_FLIGHT_BYTES
-                || self.full.as_ref().is_some_and(|link| link.kept() >= self.worker.config.limits.link_queue)
+                || self.link_is_full()
                 || self.session.settings.ordering == Ordering::Connection)
             || state.unread() >= limits.output_soft
+    }
+
+    #[inline]
+    fn link_is_full(&self) -> bool {
+        self.full.as_ref().is_some_and(|link| link.kept() >= self.worker.config.limits.link_queue)
     }
 
     /// Counts the bound that holds back what the client sent, once until all of it has been planned.
@@ -140,7 +145,7 @@ impl Turn {
             return;
         } else if state.len() >= limits.session_in_flight {
             Reached::SessionInFlight
-        } else if self.full.as_ref().is_some_and(|link| link.kept() >= self.worker.config.limits.link_queue) {
+        } else if self.link_is_full() {
             Reached::LinkQueue
         } else {
             return;

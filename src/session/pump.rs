@@ -236,11 +236,7 @@ impl Session {
             Failure::Forbidden => ClientError::OrderConflict,
         };
         backend.metrics.error(state.command(held.ticket), error.kind());
-        let reply = held.history.error.unwrap_or_else(|| {
-            let mut text = Vec::new();
-            error.append_to(&mut text);
-            text.into()
-        });
+        let reply = held.history.error.unwrap_or_else(|| error.reply().into());
         state.complete(held.ticket, Reply::Large(reply), backend.clock.now(), &backend.metrics);
     }
 

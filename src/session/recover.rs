@@ -217,9 +217,7 @@ impl Session {
             self.order(Order::Finish);
             return None;
         }
-        let mut text = Vec::new();
-        error.append_to(&mut text);
-        Some(text)
+        Some(error.reply())
     }
 
     /// A command that is being watched was answered with its own result.

@@ -61,8 +61,6 @@ impl Session {
     /// An error's text as a reply; counts it.
     fn text(&self, command: Option<u16>, error: &ClientError) -> Vec<u8> {
         self.worker.backend.metrics.error(command, error.kind());
-        let mut text = Vec::new();
-        error.append_to(&mut text);
-        text
+        error.reply()
     }
 }

@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::names::Names;
 use super::slots::SLOTS;
@@ -43,7 +42,7 @@ pub fn merge(before: Option<&Snapshot>, views: &[&View], names: &Names) -> Snaps
         () => State::Down,
     };
     let (asked, foreign) = (asked.collect(), Vec::new());
-    Snapshot { table, version, asked, members, state, refreshed: SystemTime::now(), foreign }
+    Snapshot { table, version, asked, members, state, foreign }
 }
 
 /// The nodes that anybody names, numbered: ids are compared 16,384 times over.

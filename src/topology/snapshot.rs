@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::slots::SLOTS;
 use super::view::Health;
@@ -119,8 +119,6 @@ pub struct Snapshot {
     pub members: BTreeMap<Arc<str>, Member>,
     /// How the cluster is.
     pub state: State,
-    /// When this was found.
-    pub refreshed: SystemTime,
     /// Seeds that are no part of the cluster.
     pub foreign: Vec<NodeAddr>,
 }

@@ -140,12 +140,6 @@ impl Proxy {
         sum(&self.metrics(), name)
     }
 
-    /// The sum of one metric over all of its labels.
-    #[track_caller]
-    pub fn metric_sum(&self, name: &str) -> f64 {
-        self.metric(name)
-    }
-
     /// A GET on the admin port: the status and the body.
     #[track_caller]
     pub fn get(&self, path: &str) -> (u16, String) {
