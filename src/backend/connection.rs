@@ -26,6 +26,9 @@ const READS_PER_TURN: usize = 4;
 /// Why a link ended, for people.
 pub(super) type Reason = &'static str;
 
+/// The reason where a node's answer exceeds the bound.
+const LARGE_REPLY: Reason = "a reply larger than max_reply";
+
 /// A link's socket and what was read from it but makes no whole reply yet.
 pub(super) struct Connection {
     link: Rc<Link>,
@@ -113,7 +116,7 @@ impl Connection {
         }
         if self.input.len().max(self.framer.wants()) > backend.settings.max_reply {
             self.refuse_reply(Reached::MaxReply);
-            return Poll::Ready(Err("a reply larger than max_reply"));
+            return Poll::Ready(Err(LARGE_REPLY));
         }
         if backend.memory.is_paused() {
             return Poll::Pending;
@@ -187,14 +190,20 @@ impl Connection {
             return Ok(());
         }
         let mut queue = self.link.queue.borrow_mut();
-        let Queue { send, entries, times } = &mut *queue;
-        let Some(entry) = entries.pop_front() else { return Err("a reply that nobody asked for") };
+        let Queue { send, entries, times, earlier } = &mut *queue;
+        let Some(mut entry) = entries.pop_front() else { return Err("a reply that nobody asked for") };
+        if entry.earlier > 0 {
+            entry.earlier -= 1;
+            entries.push_front(entry);
+            return self.keep_earlier(earlier, reply.bytes());
+        }
         let len = entry.len as usize;
         // A node that refuses a request before it has read all of it: nothing can follow on this connection.
         let early = send.written_unanswered() < len as u64;
         match entry.receiver {
             Some(receiver) => {
-                receiver.reply(entry.ticket, reply, Request { link: &self.link, buffer: send, len });
+                let request = Request { link: &self.link, buffer: send, len, earlier };
+                receiver.reply(entry.ticket, reply, request);
             }
             None => {
                 self.count_replies(times, entries.len() + 1);
@@ -203,7 +212,20 @@ impl Connection {
             }
         }
         send.answer(len);
+        if !earlier.is_empty() {
+            *earlier = Vec::new();
+        }
         if early { Err("a reply before the request was sent") } else { Ok(()) }
+    }
+
+    /// Keeps a reply that is not the last one to its entry. All of them together are one reply to its sender.
+    #[cold]
+    fn keep_earlier(&self, earlier: &mut Vec<u8>, reply: &[u8]) -> Result<(), Reason> {
+        if earlier.len() + reply.len() > self.backend.settings.max_reply {
+            return Err(LARGE_REPLY);
+        }
+        earlier.extend_from_slice(reply);
+        Ok(())
     }
 
     /// Counts the replies since the last time.
@@ -243,7 +265,7 @@ impl Connection {
                 Poll::Pending => break,
             }
         }
-        let Queue { send, entries, times } = &mut *queue;
+        let Queue { send, entries, times, .. } = &mut *queue;
         if send.written() > before {
             self.share.node.written_bytes.add(send.written() - before);
             let (all, now) = (send.unwritten() == 0, self.backend.clock.tick());

@@ -44,13 +44,15 @@ pub(super) enum State {
     Closed,
 }
 
-/// One command that waits for its reply. Requests lie in the send buffer one after the other, so an
-/// entry needs only its length.
+/// One command that waits for its reply, or several that were written in one piece. Requests lie in the send buffer
+/// one after the other, so an entry needs only its length.
 pub(super) struct Entry {
     /// `None`: the reply is for nobody (ASKING, PING).
     pub(super) receiver: Option<Rc<dyn Receiver>>,
     pub(super) ticket: Ticket,
     pub(super) len: u32,
+    /// How many replies come before the last one.
+    pub(super) earlier: u32,
 }
 
 /// What is on its way; entries and their bytes go in step.
@@ -59,6 +61,8 @@ pub(super) struct Queue {
     pub(super) send: SendBuffer,
     pub(super) entries: VecDeque<Entry>,
     pub(super) times: Times,
+    /// Replies to the first entry that came before its last one.
+    pub(super) earlier: Vec<u8>,
 }
 
 /// A shared connection. It is never used again once it ended: its node makes a new one.
@@ -157,7 +161,8 @@ impl Link {
     /// Keeps the account of its buffers: of what was read and is no whole reply, `reading` bytes.
     #[inline]
     pub(super) fn tell(&self, memory: &Account, reading: usize) {
-        let kept = self.queue.borrow().send.kept();
+        let queue = self.queue.borrow();
+        let (kept, reading) = (queue.send.kept(), reading + queue.earlier.capacity());
         let told = self.told.replace((kept, reading));
         if told.0 != kept {
             memory.change(Owner::LinkRequests, told.0, kept);
@@ -173,21 +178,44 @@ impl Link {
     pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) -> usize {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
-        queue.times.push(self.backend.clock.now());
-        queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
-        self.wakeup.wake();
-        queue.send.kept()
+        self.push_entry(&mut queue, receiver, ticket, request.len(), 0)
     }
 
     /// As [`Link::push`], without a copy if `request` is large.
     pub fn push_bytes(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: Bytes) -> usize {
-        if request.len() < LARGE {
-            return self.push(receiver, ticket, &request);
+        self.push_block(receiver, ticket, request, 0)
+    }
+
+    /// Queues several requests in one piece, to which `earlier` replies come before the last one: `receiver` gets all
+    /// of them at once, the earlier ones as [`Request::earlier`](super::Request::earlier). No other request comes
+    /// between them, and none of them counts as sent before the last byte of all was.
+    pub fn push_block(
+        &self,
+        receiver: Rc<dyn Receiver>,
+        ticket: Ticket,
+        requests: Bytes,
+        earlier: u32,
+    ) -> usize {
+        let (mut queue, len) = (self.queue.borrow_mut(), requests.len());
+        if len < LARGE {
+            queue.send.push(&requests);
+        } else {
+            queue.send.push_large(requests);
         }
-        let mut queue = self.queue.borrow_mut();
+        self.push_entry(&mut queue, receiver, ticket, len, earlier)
+    }
+
+    #[inline]
+    fn push_entry(
+        &self,
+        queue: &mut Queue,
+        receiver: Rc<dyn Receiver>,
+        ticket: Ticket,
+        len: usize,
+        earlier: u32,
+    ) -> usize {
         queue.times.push(self.backend.clock.now());
-        queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: request.len() as u32 });
-        queue.send.push_large(request);
+        queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: len as u32, earlier });
         self.wakeup.wake();
         queue.send.kept()
     }
@@ -211,7 +239,7 @@ impl Link {
         queue.send.push(request);
         queue.times.push_internal();
         let ticket = Ticket { seq: 0, part: 0 };
-        queue.entries.push_back(Entry { receiver: None, ticket, len: request.len() as u32 });
+        queue.entries.push_back(Entry { receiver: None, ticket, len: request.len() as u32, earlier: 0 });
         drop(queue);
         self.wakeup.wake();
     }
@@ -258,7 +286,7 @@ impl Link {
 
     /// Gives all commands back to who sent them. True if any write is in doubt.
     pub(super) fn give_back(&self, reason: &'static str) -> bool {
-        let Queue { mut send, entries, times } = self.queue.take();
+        let Queue { mut send, entries, times, .. } = self.queue.take();
         let (queued, on_node) = times.lost(&entries, self.backend.clock.tick());
         self.backend.metrics.phase_nanos[Phase::Queue.index()].add(queued);
         self.backend.metrics.phase_nanos[Phase::Node.index()].add(on_node);

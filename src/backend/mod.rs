@@ -99,6 +99,7 @@ pub struct Request<'a> {
     link: &'a Rc<Link>,
     buffer: &'a send_buffer::SendBuffer,
     len: usize,
+    earlier: &'a [u8],
 }
 
 impl<'a> Request<'a> {
@@ -110,6 +111,11 @@ impl<'a> Request<'a> {
     /// Its bytes, to keep; those of a large request are shared, not copied.
     pub fn to_bytes(&self) -> Bytes {
         self.buffer.front_bytes(self.len)
+    }
+
+    /// The replies that came before the last one, to requests that were sent in one piece.
+    pub fn earlier(&self) -> &'a [u8] {
+        self.earlier
     }
 
     /// The link that it was sent on.

@@ -185,13 +185,23 @@ mod tests {
             for _ in 0..count {
                 self.times.push(now);
                 let receiver: Option<Rc<dyn Receiver>> = Some(Rc::new(Nobody));
-                self.entries.push_back(Entry { receiver, ticket: Ticket { seq: 0, part: 0 }, len: 10 });
+                self.entries.push_back(Entry {
+                    receiver,
+                    ticket: Ticket { seq: 0, part: 0 },
+                    len: 10,
+                    earlier: 0,
+                });
             }
         }
 
         fn push_internal(&mut self) {
             self.times.push_internal();
-            self.entries.push_back(Entry { receiver: None, ticket: Ticket { seq: 0, part: 0 }, len: 10 });
+            self.entries.push_back(Entry {
+                receiver: None,
+                ticket: Ticket { seq: 0, part: 0 },
+                len: 10,
+                earlier: 0,
+            });
         }
 
         fn wrote(&mut self, written: u64, all: bool, now: u64) {

@@ -79,7 +79,8 @@ impl Planner<'_> {
         let ticket = Ticket { seq: self.state.next_seq(), part: 0 };
         let len = request.len() as u32;
         let progress = Progress::Waiting;
-        self.state.push(Pending { started: self.now, spec: Some(spec), len, slot, link: 0, progress });
+        let (started, spec) = (self.now, Some(spec));
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, progress });
         self.send(ticket, slot, keys, request);
     }
 
@@ -191,6 +192,7 @@ impl Planner<'_> {
             len: len as u32,
             slot: 0,
             link: 0,
+            earlier: 0,
             progress,
         });
         seq
@@ -224,7 +226,8 @@ impl Planner<'_> {
     pub(super) fn answer(&mut self, spec: Option<&'static Spec>, reply: Bytes) {
         let seq = self.state.next_seq();
         let progress = Progress::Waiting;
-        self.state.push(Pending { started: self.now, spec, len: 0, slot: 0, link: 0, progress });
+        let started = self.now;
+        self.state.push(Pending { started, spec, len: 0, slot: 0, link: 0, earlier: 0, progress });
         let metrics = &self.session.worker.backend.metrics;
         self.state.complete(Ticket { seq, part: 0 }, Reply::Large(reply), self.now, metrics);
     }

@@ -23,6 +23,8 @@ pub(crate) struct Pending {
     pub(crate) slot: u16,
     /// The link that it was sent on, unless it was cut into parts.
     pub(crate) link: u32,
+    /// How many replies come before the last one: several requests that go in one piece. So it is for every part.
+    pub(crate) earlier: u32,
     pub(crate) progress: Progress,
 }
 
@@ -323,7 +325,15 @@ mod tests {
         let (mut state, metrics) = (State::default(), &all.workers()[0]);
         let push = |state: &mut State| {
             let progress = Progress::Waiting;
-            state.push(Pending { started: 0, spec: Some(get()), len: 1, slot: 7, link: 1, progress });
+            state.push(Pending {
+                started: 0,
+                spec: Some(get()),
+                len: 1,
+                slot: 7,
+                link: 1,
+                earlier: 0,
+                progress,
+            });
             state.next_seq() - 1
         };
         push(&mut state);

@@ -77,7 +77,8 @@ impl Session {
                         }
                         let alone = held.alone || (routes.is_open(slot) && has_several_keys(&held.request));
                         state.set_link(held.ticket, link.id());
-                        self.send_held(&link, &held);
+                        let earlier = state.get(held.ticket.seq).map_or(0, |pending| pending.earlier);
+                        self.send_held(&link, &held, earlier);
                         lanes.sent(slot, held.ticket, link.id(), held.history, alone);
                         sent = true;
                     }
@@ -218,14 +219,14 @@ impl Session {
         Step::Wait(held.not_before.min(deadline))
     }
 
-    fn send_held(self: &Rc<Self>, link: &Link, held: &Held) {
+    fn send_held(self: &Rc<Self>, link: &Link, held: &Held, earlier: u32) {
         if matches!(held.next, Next::Ask(_)) {
             link.push_asking();
         }
         if held.history.sent {
             self.worker.backend.metrics.replays.add(1);
         }
-        link.push_bytes(self.clone(), held.ticket, held.request.clone());
+        link.push_block(self.clone(), held.ticket, held.request.clone(), earlier);
     }
 
     /// Answers a held command with the cluster's last error, word for word, or with the proxy's own.
