@@ -110,6 +110,8 @@ pub struct SessionConfig {
     pub ordering: Ordering,
     /// What a write with an unknown outcome gets.
     pub on_indoubt: OnIndoubt,
+    /// What a transaction over several slots becomes.
+    pub across: CrossSlot,
     /// The bounds of each client.
     pub limits: SessionLimits,
 }
@@ -139,6 +141,15 @@ pub enum OnIndoubt {
     Error,
     /// Its connection is closed in the place of the reply, as a server that crashed does it.
     Disconnect,
+}
+
+/// What a transaction over several slots becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossSlot {
+    /// An error where the second slot comes in.
+    Error,
+    /// One transaction for each slot.
+    PerSlot,
 }
 
 /// Whether a worker polls for a moment before it sleeps.

@@ -16,6 +16,12 @@ use crate::net::NodeAddr;
 pub enum ClientError {
     /// The keys of one command hash to different slots, and it cannot be split.
     CrossSlot,
+    /// A command of a transaction is in another slot than those before it.
+    CrossSlotTransaction,
+    /// A command that no server takes within MULTI.
+    NotInTransaction,
+    /// A transaction's commands exceed what one request may be.
+    TransactionTooLarge,
     /// A write's link died after the write was sent: it may have been executed, or not.
     Indoubt {
         /// The node that the command was sent to.
@@ -63,7 +69,9 @@ impl ClientError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::CrossSlot => ErrorKind::CrossSlot,
+            Self::CrossSlot | Self::CrossSlotTransaction => ErrorKind::CrossSlot,
+            Self::NotInTransaction => ErrorKind::Refused,
+            Self::TransactionTooLarge => ErrorKind::TooLarge,
             Self::Indoubt { .. } | Self::IndoubtTimeout { .. } => ErrorKind::Indoubt,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::ReplyTooLarge { .. } => ErrorKind::ReplyTooLarge,
@@ -99,6 +107,14 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CrossSlot => f.write_str("CROSSSLOT Keys in request don't hash to the same slot"),
+            Self::CrossSlotTransaction => f.write_str(
+                "CROSSSLOT Keys of one transaction don't hash to the same slot; with cross_slot_transactions: per_slot \
+                 this proxy makes a transaction for each slot",
+            ),
+            Self::NotInTransaction => f.write_str("ERR Command not allowed inside a transaction"),
+            Self::TransactionTooLarge => {
+                f.write_str("ERR the transaction exceeds this proxy's max_request or max_arguments")
+            }
             Self::Indoubt { node } => write!(
                 f,
                 "INDOUBT the connection to node {node} was lost after the command was sent; \
@@ -195,7 +211,8 @@ kinds! {
     WrongPass, "wrongpass", Useless;
     /// See [`ClientError::MaxClients`].
     MaxClients, "max_clients", Safe;
-    /// The request is larger than `max_request`; the connection is closed, since the rest was not read.
+    /// The request is larger than `max_request`; the connection is closed, since the rest was not read. Or a
+    /// transaction is.
     TooLarge, "too_large", Useless;
     /// See [`ClientError::OrderConflict`].
     OrderConflict, "order_conflict", Safe;

@@ -8,7 +8,7 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use support::{Client, PlainServer, Proxy, SOON, TestCluster, encode};
+use support::{Client, PlainServer, Proxy, SOON, TestCluster, encode, eventually};
 
 /// Both sides, with or without a password.
 struct Pair {
@@ -26,7 +26,17 @@ impl Pair {
             Some(password) => builder.env("SLOTMUX_CLIENT_PASSWORD", password),
             None => builder,
         };
-        Self { server: PlainServer::start(&args), proxy: proxy.start(), _cluster: cluster }
+        let proxy = proxy.start();
+        // A client that ends its sending does not wait for a link that is only being dialled again.
+        let mut client = proxy.connect();
+        if let Some(password) = password {
+            client.cmd(&["AUTH", password]);
+        }
+        for protocol in ["2", "3"] {
+            client.cmd(&["HELLO", protocol]);
+            eventually(SOON, || client.cmd(&["MGET", "a", "b", "c", "d", "e"]).items().len() == 5);
+        }
+        Self { server: PlainServer::start(&args), proxy, _cluster: cluster }
     }
 
     /// Sends the bytes to both; all that does not come back alike is added to `differences`.
@@ -593,6 +603,64 @@ fn every_type_answers_as_on_one_server() {
         }
         let all = [&hello[..], lines.join("\r\n").as_bytes(), b"\r\n"].concat();
         pair.compare_all([all]);
+    }
+}
+
+/// Lines of one connection each.
+const TRANSACTIONS: [&[&str]; 34] = [
+    &["MULTI", "SET k 1", "INCR k", "GET k", "EXEC", "GET k"],
+    &["MULTI", "EXEC"],
+    &["MULTI", "PING", "ECHO hello", "EXEC"],
+    &["MULTI", "PING", "SET k 1", "ECHO hello", "GET k", "EXEC"],
+    &["MULTI", "SET k 1", "DISCARD", "GET k", "EXEC"],
+    &["MULTI", "MULTI", "SET k 1", "EXEC"],
+    &["MULTI", "WATCH k", "SET k 1", "EXEC"],
+    &["EXEC"],
+    &["DISCARD"],
+    &["MULTI x"],
+    &["EXEC x"],
+    &["DISCARD x"],
+    &["WATCH"],
+    &["UNWATCH x"],
+    &["MULTI", "NOPE a b", "SET k 2", "EXEC", "GET k"],
+    &["MULTI", "GET", "SET k 2", "EXEC", "GET k"],
+    &["MULTI", "CONFIG NOPE", "EXEC"],
+    &["MULTI", "EXEC x", "SET k 3", "EXEC", "GET k"],
+    &["MULTI", "DISCARD x", "EXEC"],
+    &["MULTI", "MULTI x", "EXEC"],
+    &["MULTI", "SAVE", "EXEC"],
+    &["MULTI", "SYNC", "EXEC"],
+    &["MULTI", "SET k v", "INCR k", "GET k", "EXEC", "DEL k"],
+    &["MULTI", "INCR k", "HGET k f", "EXEC", "DEL k"],
+    &["MULTI", "MSET {k}1 a {k}2 b", "MGET {k}1 {k}2 {k}3", "DEL {k}1 {k}2", "EXEC"],
+    &["MULTI", "MSET k 1 k", "EXEC"],
+    &["MULTI", "PUBLISH c m", "EVAL \"return {1,ARGV[1]}\" 0 a", "EXEC"],
+    &["MULTI", "SET k 1", "EVAL \"return redis.call('get',KEYS[1])\" 1 k", "PUBLISH c m", "DEL k", "EXEC"],
+    &["MULTI", "UNWATCH", "SET k 1", "EXEC", "DEL k"],
+    &["MULTI", "SET k 1", "RESET", "EXEC", "GET k"],
+    &["MULTI", "SET k 1", "QUIT", "EXEC"],
+    &["MULTI", "SELECT 0", "CLIENT SETNAME me", "CLIENT GETNAME", "EXEC", "CLIENT GETNAME"],
+    &["MULTI", "SELECT a", "COMMAND COUNT x", "EXEC"],
+    &["MULTI", "LPUSH l a b c", "LRANGE l 0 -1", "SORT l ALPHA", "DEL l", "OBJECT ENCODING l", "EXEC"],
+];
+
+#[test]
+fn transactions_are_a_servers_own() {
+    let pair = Pair::start(None);
+    let all: Vec<String> = TRANSACTIONS.iter().map(|lines| lines.join("\r\n")).collect();
+    pair.compare_all(in_both(&all.iter().map(String::as_str).collect::<Vec<_>>()));
+    // And one by one, each reply before the next request.
+    for lines in TRANSACTIONS {
+        let (mut server, mut proxy) = (Client::connect(pair.server.addr()), pair.proxy.connect());
+        for line in lines {
+            for client in [&mut server, &mut proxy] {
+                client.send_raw(format!("{line}\r\n"));
+            }
+            assert_eq!(proxy.read_value(), server.read_value(), "{line} of {lines:?}");
+            if *line == "QUIT" {
+                break;
+            }
+        }
     }
 }
 

@@ -388,6 +388,11 @@ fn no_command_of_one_client_changes_what_another_one_gets() {
         let dangerous = DANGEROUS.iter().map(|line| line.split(' ').map(str::to_owned).collect());
         for (i, call) in rows.chain(dangerous).enumerate() {
             actor.send(&call);
+            // Each call is looked at by itself: its transaction, if it begins one, ends behind the marker.
+            if call[0].eq_ignore_ascii_case("multi") {
+                actor.send(&["DISCARD"]);
+                assert_eq!(actor.read_value(), Value::ok(), "{call:?}");
+            }
             if call[0] == "quit" {
                 assert_eq!(actor.read_to_end_raw(), b"+OK\r\n");
                 actor = proxy.connect();
@@ -438,8 +443,4 @@ fn what_is_not_there_yet_is_refused_by_name() {
         }
     }
     assert_eq!(proxy.metric("slotmux_errors_total{kind=\"refused\"}"), f64::from(refused));
-    for name in ["multi", "exec", "watch", "subscribe", "monitor", "blpop", "scan", "wait", "client reply"] {
-        let row = slotmux::command::find(name.replace(' ', "|").as_bytes()).unwrap();
-        assert!(matches!(row.route, Route::Refused(_)), "{name}");
-    }
 }

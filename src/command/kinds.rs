@@ -13,8 +13,32 @@ pub enum Route {
     AnyShard,
     /// The proxy answers it.
     Local(Local),
+    /// A transaction begins or ends, or what it hangs on.
+    Transaction(Transact),
     /// It is not served; the text says why, in words that can follow `ERR `.
     Refused(&'static str),
+}
+
+impl Route {
+    /// Whether a call within MULTI is carried out at once; others are queued.
+    pub const fn is_immediate(self) -> bool {
+        match self {
+            Route::Transaction(step) => !matches!(step, Transact::Unwatch),
+            Route::Local(local) => matches!(local, Local::Quit | Local::Reset),
+            _ => false,
+        }
+    }
+}
+
+/// The commands that make a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the command of that name
+pub enum Transact {
+    Discard,
+    Exec,
+    Multi,
+    Unwatch,
+    Watch,
 }
 
 /// What the proxy answers itself.
@@ -43,6 +67,13 @@ pub enum Local {
     Select,
 }
 
+impl Local {
+    /// Whether it may be queued within MULTI: it changes nothing about how the commands behind it are served.
+    pub const fn may_be_queued(self) -> bool {
+        !matches!(self, Local::Auth | Local::Hello | Local::Quit | Local::Reset)
+    }
+}
+
 /// How the replies of several nodes become one. An error of any node is the reply, whatever the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merge {
@@ -60,6 +91,8 @@ pub enum Merge {
     Concat,
     /// The elements of the parts' arrays, in the order of the keys in the request.
     ByKeyOrder,
+    /// The same for the commands of a transaction, of which one part may have been given up for a watched key.
+    Exec,
 }
 
 /// What a command without one slot waits for, so that a pipeline means what it means on one server.

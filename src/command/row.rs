@@ -1,7 +1,7 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Family, Local, Merge, Route};
+use super::kinds::{Barrier, Family, Local, Merge, Route, Transact};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 
@@ -40,6 +40,14 @@ pub(super) const fn local(local: Local) -> Serving {
 /// What changes how later commands are served waits for the earlier ones.
 pub(super) const fn local_alone(local: Local) -> Serving {
     serving(Route::Local(local), Merge::Pass, Barrier::Full)
+}
+
+pub(super) const fn transact(step: Transact) -> Serving {
+    let barrier = match step {
+        Transact::Watch | Transact::Unwatch => Barrier::Full,
+        Transact::Multi | Transact::Exec | Transact::Discard => Barrier::None,
+    };
+    serving(Route::Transaction(step), Merge::Pass, barrier)
 }
 
 pub(super) const fn no(reason: &'static str) -> Serving {

@@ -5,7 +5,7 @@
 //! `row(name, arity, flags, family, keys, serving, since)`. Subcommands stand right behind their container.
 
 use super::keys::{Finder, key::*};
-use super::kinds::{Family::*, Local, Merge};
+use super::kinds::{Family::*, Local, Merge, Transact};
 use super::row::*;
 use super::spec::{Spec, acl, flag::*, tip};
 
@@ -21,7 +21,6 @@ const REPLICATION: &str = "replication does not go through the proxy";
 const SCANNING: &str = "scanning the cluster is not supported yet";
 const SENTINELS: &str = "there is no sentinel here";
 const SUBSCRIBING: &str = "subscriptions are not supported yet";
-const TRANSACTIONS: &str = "transactions are not supported yet";
 const WAITING: &str = "waiting for replicas is not supported yet";
 
 #[rustfmt::skip]
@@ -134,14 +133,14 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("delex", -2, FAST | WRITE, Str, &[one(1, RW | DELETE)], KEYED, "8.4.0"),
     row("delifeq", 3, FAST | WRITE, Str, &[one(1, RW | DELETE)], KEYED, "9.0.0"),
     row("digest", 2, FAST | READONLY, Str, &[one(1, RO | ACCESS)], KEYED, "8.4.0"),
-    row("discard", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], no(TRANSACTIONS), "2.0.0"),
+    row("discard", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], transact(Transact::Discard), "2.0.0"),
     row("dump", 2, READONLY, Generic, &[one(1, RO | ACCESS)], KEYED, "2.6.0").tips(tip::NONDETERMINISTIC),
     row("echo", 2, FAST | LOADING | STALE, Connection, &[], local(Local::Echo), "1.0.0"),
     row("eval", -3, MAY_REPLICATE | NO_MANDATORY_KEYS | NOSCRIPT | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RW | ACCESS | UPDATE)], KEYED, "2.6.0"),
     row("eval_ro", -3, NO_MANDATORY_KEYS | NOSCRIPT | READONLY | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RO | ACCESS)], KEYED, "7.0.0"),
     row("evalsha", -3, MAY_REPLICATE | NO_MANDATORY_KEYS | NOSCRIPT | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RW | ACCESS | UPDATE)], KEYED, "2.6.0"),
     row("evalsha_ro", -3, NO_MANDATORY_KEYS | NOSCRIPT | READONLY | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RO | ACCESS)], KEYED, "7.0.0"),
-    row("exec", 1, LOADING | NOSCRIPT | SKIP_SLOWLOG | STALE, Transaction, &[], no(TRANSACTIONS), "1.2.0"),
+    row("exec", 1, LOADING | NOSCRIPT | SKIP_SLOWLOG | STALE, Transaction, &[], transact(Transact::Exec), "1.2.0"),
     row("exists", -2, FAST | READONLY, Generic, &[range(1, -1, 1, RO)], split(Merge::Sum), "1.0.0").tips(tip::MULTI_SHARD | tip::SUM),
     row("expire", -3, FAST | WRITE, Generic, &[one(1, RW | UPDATE)], KEYED, "1.0.0"),
     row("expireat", -3, FAST | WRITE, Generic, &[one(1, RW | UPDATE)], KEYED, "1.2.0"),
@@ -255,7 +254,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("mset", -3, DENYOOM | WRITE, Str, &[range(1, -1, 2, OW | UPDATE)], split(Merge::AllSucceeded), "1.0.1").tips(tip::MULTI_SHARD | tip::ALL_SUCCEEDED),
     row("msetex", -4, DENYOOM | WRITE, Str, &[numkeys(1, 2, OW | UPDATE)], KEYED, "8.4.0"),
     row("msetnx", -3, DENYOOM | WRITE, Str, &[range(1, -1, 2, OW | INSERT)], KEYED, "1.0.1"),
-    row("multi", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], no(TRANSACTIONS), "1.2.0"),
+    row("multi", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], transact(Transact::Multi), "1.2.0"),
     row("object", -2, 0, Generic, &[], CONTAINER, "2.2.3").acl(0),
     row("object encoding", 3, READONLY, Generic, &[one(2, RO)], KEYED, "2.2.3").tips(tip::NONDETERMINISTIC),
     row("object freq", 3, READONLY, Generic, &[one(2, RO)], KEYED, "4.0.0").tips(tip::NONDETERMINISTIC),
@@ -384,10 +383,10 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("type", 2, FAST | READONLY, Generic, &[one(1, RO)], KEYED, "1.0.0"),
     row("unlink", -2, FAST | WRITE, Generic, &[range(1, -1, 1, RM | DELETE)], split(Merge::Sum), "4.0.0").tips(tip::MULTI_SHARD | tip::SUM),
     row("unsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], no(SUBSCRIBING), "2.0.0"),
-    row("unwatch", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], no_alone(TRANSACTIONS), "2.2.0"),
+    row("unwatch", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], transact(Transact::Unwatch), "2.2.0"),
     row("wait", 3, BLOCKING, Generic, &[], no_alone(WAITING), "3.0.0").acl(acl::CONNECTION).tips(tip::ALL_SHARDS | tip::MIN),
     row("waitaof", 4, BLOCKING, Generic, &[], no_alone(WAITING), "7.2.0").tips(tip::ALL_SHARDS | tip::MIN),
-    row("watch", -2, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[range(1, -1, 1, RO)], no_alone(TRANSACTIONS), "2.2.0"),
+    row("watch", -2, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[range(1, -1, 1, RO)], transact(Transact::Watch), "2.2.0"),
     row("xack", -4, FAST | WRITE, Stream, &[one(1, RW | UPDATE)], KEYED, "5.0.0"),
     row("xackdel", -6, FAST | WRITE, Stream, &[one(1, RW | DELETE)], KEYED, "8.2.0"),
     row("xadd", -5, DENYOOM | FAST | WRITE, Stream, &[one(1, RW | UPDATE)], KEYED, "5.0.0").tips(tip::NONDETERMINISTIC),

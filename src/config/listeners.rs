@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::file::{Node, Section};
 use super::read::{Reader, Written};
 use super::settings::{self, Scope};
-use super::{ClusterConfig, ListenerConfig, OnIndoubt, Ordering, SessionConfig, SessionLimits, keys};
+use super::{
+    ClusterConfig, CrossSlot, ListenerConfig, OnIndoubt, Ordering, SessionConfig, SessionLimits, keys,
+};
 use crate::net::ListenAddr;
 
 const CLIENT_PASSWORD: &str = "SLOTMUX_CLIENT_PASSWORD";
@@ -94,6 +96,11 @@ fn listener(
             &settings::ON_INDOUBT,
             &both,
             [("error", OnIndoubt::Error), ("disconnect", OnIndoubt::Disconnect)],
+        ),
+        across: reader.choose(
+            &settings::CROSS_SLOT_TRANSACTIONS,
+            &both,
+            [("error", CrossSlot::Error), ("per_slot", CrossSlot::PerSlot)],
         ),
         limits: SessionLimits::read(reader, &both),
     };

@@ -76,6 +76,9 @@ settings! {
     ON_INDOUBT: Listener "on_indoubt", Some("on-indoubt"), "HOW", "error",
         "What a client gets for a write with an unknown outcome: `error`, or `disconnect`: its connection is closed there, \
          after the replies to earlier commands", general;
+    CROSS_SLOT_TRANSACTIONS: Listener "cross_slot_transactions", Some("cross-slot-transactions"), "HOW", "error",
+        "What MULTI does with keys of several slots: `error`, or `per_slot`: a transaction for each slot, atomic for that slot \
+         alone", general;
     SPIN: Process "spin", Some("spin"), "HOW", "auto",
         "Poll for a moment before sleeping while that pays: `auto`; `off` never does";
     LOG_LEVEL: Process "log_level", Some("log-level"), "LEVEL", "info",

@@ -21,6 +21,13 @@ pub fn merge(how: Merge, parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) {
         Merge::LogicalAnd => logical_and(parts, out),
         Merge::Concat => concat(parts, out),
         Merge::ByKeyOrder => by_key_order(parts, order, out),
+        Merge::Exec => match parts.iter().find(|part| matches!(**part, b"*-1\r\n" | b"_\r\n")) {
+            Some(none) => {
+                out.extend_from_slice(none);
+                Some(())
+            }
+            None => by_key_order(parts, order, out),
+        },
     };
     if done.is_none() {
         out.truncate(begin);

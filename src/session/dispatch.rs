@@ -22,13 +22,15 @@ use crate::topology::Cause;
 pub(super) enum Source<'a> {
     Slice(&'a [u8]),
     Owned(&'a Bytes),
+    /// Several requests in one piece, to which so many replies come before the last one.
+    Block(&'a Bytes, u32),
 }
 
 impl<'a> Source<'a> {
     pub(super) fn bytes(self) -> &'a [u8] {
         match self {
             Source::Slice(bytes) => bytes,
-            Source::Owned(bytes) => bytes,
+            Source::Owned(bytes) | Source::Block(bytes, _) => bytes,
         }
     }
 
@@ -39,7 +41,7 @@ impl<'a> Source<'a> {
     fn to_bytes(self) -> Bytes {
         match self {
             Source::Slice(bytes) => Bytes::copy_from_slice(bytes),
-            Source::Owned(bytes) => bytes.clone(),
+            Source::Owned(bytes) | Source::Block(bytes, _) => bytes.clone(),
         }
     }
 }
@@ -82,6 +84,22 @@ impl Planner<'_> {
         let (started, spec) = (self.now, Some(spec));
         self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, progress });
         self.send(ticket, slot, keys, request);
+    }
+
+    /// Sends requests of one slot in one piece, to which so many replies come before the one that counts.
+    pub(super) fn block(
+        &mut self,
+        spec: &'static Spec,
+        slot: u16,
+        keys: usize,
+        requests: &Bytes,
+        earlier: u32,
+    ) {
+        let ticket = Ticket { seq: self.state.next_seq(), part: 0 };
+        let (started, spec, len) = (self.now, Some(spec), requests.len() as u32);
+        let progress = Progress::Waiting;
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier, progress });
+        self.send(ticket, slot, keys, Source::Block(requests, earlier));
     }
 
     /// Sends one request, or holds it. Its entry must be there.
@@ -141,6 +159,7 @@ impl Planner<'_> {
         let kept = match request {
             Source::Slice(bytes) => link.push(session, ticket, bytes),
             Source::Owned(bytes) => link.push_bytes(session, ticket, bytes.clone()),
+            Source::Block(bytes, earlier) => link.push_block(session, ticket, bytes.clone(), earlier),
         };
         if kept >= self.session.worker.config.limits.link_queue {
             self.full = Some(link.clone());
@@ -183,7 +202,7 @@ impl Planner<'_> {
         }
     }
 
-    fn gather(&mut self, spec: &'static Spec, len: usize, gather: Gather) -> u64 {
+    pub(super) fn gather(&mut self, spec: &'static Spec, len: usize, gather: Gather) -> u64 {
         let seq = self.state.next_seq();
         let progress = Progress::Parts(Box::new(gather));
         self.state.push(Pending {
@@ -198,9 +217,12 @@ impl Planner<'_> {
         seq
     }
 
-    fn part(&mut self, seq: u64, slot: u16, keys: usize, request: Source<'_>) {
-        let Some(Pending { progress: Progress::Parts(gather), .. }) = self.state.get(seq) else { return };
+    pub(super) fn part(&mut self, seq: u64, slot: u16, keys: usize, request: Source<'_>) {
+        let Some(gather) = self.state.parts(seq) else { return };
         let part = gather.add(slot, 0);
+        if let Source::Block(_, earlier) = request {
+            gather.set_earlier(part, earlier);
+        }
         self.send(Ticket { seq, part }, slot, keys, request);
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Gather {
 struct Part {
     slot: u16,
     link: u32,
+    /// How many replies come before the last one.
+    earlier: u32,
     reply: Option<PartReply>,
 }
 
@@ -41,8 +43,17 @@ impl Gather {
     /// Adds a part; returns its number.
     pub(crate) fn add(&mut self, slot: u16, link: u32) -> u32 {
         self.left += 1;
-        self.parts.push(Part { slot, link, reply: None });
+        self.parts.push(Part { slot, link, earlier: 0, reply: None });
         (self.parts.len() - 1) as u32
+    }
+
+    /// Makes a part one to which `earlier` replies come before the last one.
+    pub(crate) fn set_earlier(&mut self, part: u32, earlier: u32) {
+        self.parts[part as usize].earlier = earlier;
+    }
+
+    pub(crate) fn earlier(&self, part: u32) -> u32 {
+        self.parts[part as usize].earlier
     }
 
     /// Gives all keys of `part` but the first to parts of their own; the numbers of those, one a key.

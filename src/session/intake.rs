@@ -192,7 +192,7 @@ impl Turn {
         let found = resolve(&args);
         let (spec, barrier, route) = match &found {
             Ok(spec) => {
-                let (route, barrier) = spec.placement(&args);
+                let (route, barrier) = self.placement(spec, &args);
                 (*spec, barrier, route)
             }
             Err(error) if error.is_http() => {
@@ -201,6 +201,7 @@ impl Turn {
                 return Ok(None);
             }
             Err(error) => {
+                self.client.unqueueable(error.spec());
                 let mut text = vec![b'-'];
                 error.write_to(&mut text);
                 text.extend_from_slice(b"\r\n");
@@ -233,6 +234,13 @@ impl Turn {
         }
         self.framer.shrink();
         Ok(Some((count, framed.len)))
+    }
+
+    /// Where a request goes and what it waits for; what is only queued waits for nothing.
+    #[inline]
+    fn placement(&self, spec: &'static Spec, args: &Args<'_>) -> (Route, Barrier) {
+        let (route, barrier) = spec.placement(args);
+        if self.client.transaction.is_some() { (route, self.client.barrier(route)) } else { (route, barrier) }
     }
 
     /// Answers what is no request, or too large a one, and closes.
@@ -283,6 +291,9 @@ impl Turn {
         if !client.authenticated && !spec.flags.has(Flags::NO_AUTH) {
             return planner.fail(spec, &ClientError::NoAuth);
         }
+        if client.transaction.is_some() && !route.is_immediate() {
+            return client.queue(spec, route, args, source.bytes(), planner);
+        }
         match route {
             Route::Keyed => planner.keyed(spec, args, source),
             Route::Split => planner.split(spec, args, source),
@@ -301,6 +312,7 @@ impl Turn {
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }
+            Route::Transaction(step) => client.transact(step, spec, planner, worker),
             Route::Refused(reason) => {
                 planner
                     .fail(spec, &ClientError::Refused { command: spec.name.into(), reason: reason.into() });

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::backend::Ticket;
-use crate::command::{Spec, resolve};
+use crate::command::{Route, resolve};
 use crate::net::NodeAddr;
 use crate::protocol::{RequestFramer, RequestLimits};
 
@@ -198,11 +198,11 @@ impl Lanes {
     }
 
     /// Notes that a command took effect, or may have: those before it must not be repeated after it.
-    pub(crate) fn took_effect(&mut self, slot: u16, ticket: Ticket, request: &[u8], spec: &Spec) {
+    pub(crate) fn took_effect(&mut self, slot: u16, ticket: Ticket, request: &[u8]) {
         let Some(lane) = self.by_slot.get_mut(&slot) else { return };
         // The parts of one command have no order among them, and there may be very many.
         for earlier in lane.held.iter_mut().take_while(|held| held.ticket.seq < ticket.seq) {
-            if earlier.history.tries > 0 && conflict(&earlier.request, request, spec) {
+            if earlier.history.tries > 0 && conflict(&earlier.request, request) {
                 earlier.forbidden = true;
             }
         }
@@ -244,27 +244,35 @@ impl Lanes {
     }
 }
 
-/// Whether two requests share a key and at least one of them writes.
-fn conflict(earlier: &[u8], later: &[u8], later_spec: &Spec) -> bool {
-    let (mut a, mut b) = (RequestFramer::default(), RequestFramer::default());
-    let (Some((earlier_spec, earlier)), Some((_, later))) = (keys(&mut a, earlier), keys(&mut b, later))
-    else {
-        return true;
-    };
-    !(earlier_spec.is_readonly() && later_spec.is_readonly()) && earlier.iter().any(|key| later.contains(key))
+/// What requests in one piece do to which keys.
+#[derive(Debug)]
+pub(super) struct Touched {
+    pub(super) keys: Vec<Vec<u8>>,
+    pub(super) reads_only: bool,
 }
 
-/// The keys of a request that was framed and planned before.
-pub(super) fn keys<'a>(
-    framer: &'a mut RequestFramer,
-    request: &'a [u8],
-) -> Option<(&'static Spec, Vec<&'a [u8]>)> {
-    framer.next(request, &RequestLimits::NONE).ok()??;
-    let args = framer.args(request);
-    let spec = resolve(&args).ok()?;
-    let mut keys = Vec::new();
-    spec.for_each_key(&args, &mut |index| keys.push(args.get(index))).ok()?;
-    Some((spec, keys))
+impl Touched {
+    /// Of requests that were framed and planned before.
+    pub(super) fn by(mut requests: &[u8]) -> Option<Touched> {
+        let (mut framer, mut touched) =
+            (RequestFramer::default(), Touched { keys: Vec::new(), reads_only: true });
+        while !requests.is_empty() {
+            let len = framer.next(requests, &RequestLimits::NONE).ok()??.len;
+            let (request, rest) = requests.split_at(len);
+            let args = framer.args(request);
+            let spec = resolve(&args).ok()?;
+            spec.for_each_key(&args, &mut |index| touched.keys.push(args.get(index).to_vec())).ok()?;
+            touched.reads_only &= spec.is_readonly() || matches!(spec.route, Route::Transaction(_));
+            requests = rest;
+        }
+        Some(touched)
+    }
+}
+
+/// Whether two requests share a key and at least one of them writes.
+fn conflict(earlier: &[u8], later: &[u8]) -> bool {
+    let (Some(earlier), Some(later)) = (Touched::by(earlier), Touched::by(later)) else { return true };
+    !(earlier.reads_only && later.reads_only) && earlier.keys.iter().any(|key| later.keys.contains(key))
 }
 
 #[cfg(test)]
@@ -279,10 +287,7 @@ mod tests {
     }
 
     fn conflicts(earlier: &str, later: &str) -> bool {
-        let (earlier, later) = (request(earlier), request(later));
-        let mut framer = RequestFramer::default();
-        let spec = keys(&mut framer, &later).unwrap().0;
-        conflict(&earlier, &later, spec)
+        conflict(&request(earlier), &request(later))
     }
 
     #[test]
@@ -292,5 +297,14 @@ mod tests {
         assert!(conflicts("SET {t}a 2", "GET {t}a"));
         assert!(!conflicts("GET {t}a", "MGET {t}a {t}b"));
         assert!(!conflicts("MSET {t}a 1 {t}b 1", "SET {t}c 2"));
+    }
+
+    #[test]
+    fn a_transaction_touches_what_its_commands_touch() {
+        let block = ["MULTI", "GET {t}a", "SET {t}b 1", "EXEC"].map(request).concat();
+        assert!(conflict(&request("SET {t}a 2"), &block) && conflict(&block, &request("GET {t}b")));
+        assert!(!conflict(&block, &request("SET {t}c 2")));
+        let reads = ["MULTI", "GET {t}a", "EXEC"].map(request).concat();
+        assert!(Touched::by(&reads).unwrap().reads_only && !Touched::by(&block).unwrap().reads_only);
     }
 }

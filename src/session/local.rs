@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Worker;
+use super::transaction::Transaction;
 use crate::command::{Local, repeat, reply};
 use crate::config::SessionConfig;
 use crate::error::{ClientError, ErrorKind};
@@ -21,6 +22,8 @@ pub(super) struct Client {
     /// What its listener asks of it.
     settings: Arc<SessionConfig>,
     name: Vec<u8>,
+    /// What it has queued since MULTI.
+    pub(super) transaction: Option<Box<Transaction>>,
     /// What the last error is counted as, if it is no bad argument.
     pub(super) failed: Option<ErrorKind>,
 }
@@ -29,7 +32,15 @@ impl Client {
     /// A client that has just connected.
     pub(super) fn new(id: u64, settings: Arc<SessionConfig>) -> Self {
         let authenticated = settings.passwords.is_empty();
-        Client { id, protocol: Protocol::Resp2, authenticated, settings, name: Vec::new(), failed: None }
+        Client {
+            id,
+            protocol: Protocol::Resp2,
+            authenticated,
+            settings,
+            name: Vec::new(),
+            transaction: None,
+            failed: None,
+        }
     }
 
     /// Whether no password is asked for.

@@ -17,6 +17,7 @@ mod relief;
 mod round;
 mod spin;
 mod timeout;
+mod transaction;
 mod turn;
 mod watch;
 mod worker;
@@ -70,6 +71,9 @@ impl Receiver for Session {
             return;
         }
         let is_error = reply.bytes().first() == Some(&b'-');
+        if is_error && !request.earlier().is_empty() {
+            return self.block_refused(&mut state, ticket, reply.bytes(), request);
+        }
         if (is_error && self.redirected(&mut state, ticket, reply.bytes(), request))
             || self.answered(&mut state, ticket, reply, request)
         {
@@ -94,6 +98,18 @@ impl Session {
             self.order.set(order);
             self.wakeup.wake();
         }
+    }
+
+    /// A node refused requests that it got in one piece.
+    #[cold]
+    fn block_refused(&self, state: &mut State, ticket: Ticket, reply: &[u8], request: Request<'_>) {
+        let error = transaction::deciding(request.earlier(), reply);
+        if !self.redirected(state, ticket, &error, request) {
+            let is_exec = state.get(ticket.seq).is_some_and(|pending| pending.is_exec());
+            let text = if is_exec { transaction::aborted(&error) } else { error };
+            self.answered(state, ticket, Reply::Small(&text), request);
+        }
+        self.wakeup.wake();
     }
 
     /// Takes a command's own result. True if the session's task has something to do.

@@ -8,7 +8,7 @@ use super::gather::Gather;
 use super::lanes::Lanes;
 use super::output::Output;
 use crate::backend::{Reply, Ticket};
-use crate::command::Spec;
+use crate::command::{Route, Spec, Transact};
 use crate::metrics::{Owner, WorkerMetrics};
 
 /// One command that has not been answered.
@@ -23,7 +23,7 @@ pub(crate) struct Pending {
     pub(crate) slot: u16,
     /// The link that it was sent on, unless it was cut into parts.
     pub(crate) link: u32,
-    /// How many replies come before the last one: several requests that go in one piece. So it is for every part.
+    /// How many replies come before the last one, where several requests go in one piece.
     pub(crate) earlier: u32,
     pub(crate) progress: Progress,
 }
@@ -42,6 +42,11 @@ pub(crate) enum Progress {
 }
 
 impl Pending {
+    /// Whether it is a transaction.
+    pub(super) fn is_exec(&self) -> bool {
+        self.spec.is_some_and(|spec| spec.route == Route::Transaction(Transact::Exec))
+    }
+
     /// Bytes of replies that wait in it.
     pub(super) fn early(&self) -> usize {
         match &self.progress {
@@ -177,6 +182,23 @@ impl State {
         match self.get(ticket.seq) {
             Some(Pending { progress: Progress::Parts(gather), .. }) => gather.slot(ticket.part),
             Some(pending) => pending.slot,
+            None => 0,
+        }
+    }
+
+    /// The parts of command `seq`, if it was cut.
+    pub(crate) fn parts(&mut self, seq: u64) -> Option<&mut Gather> {
+        match self.get(seq) {
+            Some(Pending { progress: Progress::Parts(gather), .. }) => Some(gather),
+            _ => None,
+        }
+    }
+
+    /// How many replies to `ticket` come before the last one.
+    pub(crate) fn earlier(&mut self, ticket: Ticket) -> u32 {
+        match self.get(ticket.seq) {
+            Some(Pending { progress: Progress::Parts(gather), .. }) => gather.earlier(ticket.part),
+            Some(pending) => pending.earlier,
             None => 0,
         }
     }

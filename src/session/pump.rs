@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::gather::Gather;
-use super::lanes::{Held, Lanes, Next, keys};
+use super::lanes::{Held, Lanes, Next, Touched};
 use super::pending::{Progress, State};
 use super::recover::backoff;
 use crate::backend::{Down, Link, Reply, Ticket};
 use crate::command::Route;
 use crate::error::ClientError;
 use crate::metrics::{Reached, ServerError};
-use crate::protocol::{Protocol, RequestFramer};
+use crate::protocol::Protocol;
 use crate::route::Routes;
 use crate::topology::Cause;
 
@@ -77,7 +77,7 @@ impl Session {
                         }
                         let alone = held.alone || (routes.is_open(slot) && has_several_keys(&held.request));
                         state.set_link(held.ticket, link.id());
-                        let earlier = state.get(held.ticket.seq).map_or(0, |pending| pending.earlier);
+                        let earlier = state.earlier(held.ticket);
                         self.send_held(&link, &held, earlier);
                         lanes.sent(slot, held.ticket, link.id(), held.history, alone);
                         sent = true;
@@ -248,5 +248,5 @@ impl Session {
 }
 
 fn has_several_keys(request: &[u8]) -> bool {
-    keys(&mut RequestFramer::default(), request).is_some_and(|(_, keys)| keys.len() > 1)
+    Touched::by(request).is_some_and(|touched| touched.keys.len() > 1)
 }

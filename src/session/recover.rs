@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::gather::Gather;
-use super::lanes::{Held, History, Next, Unconfirmed};
+use super::lanes::{Held, History, Next, Touched, Unconfirmed};
 use super::pending::{Pending, Progress, State};
 use super::{Order, Session};
 use crate::backend::{Loss, Reply, Request, Ticket};
@@ -191,9 +191,10 @@ impl Session {
         let mut history = state.lanes().back(slot, ticket);
         self.worker.topology.ask(Cause::Connection, None);
         let backend = &self.worker.backend;
-        if loss.sent && !spec.is_readonly() {
+        if loss.sent && !spec.is_readonly() && !Touched::by(request).is_some_and(|touched| touched.reads_only)
+        {
             let error = ClientError::Indoubt { node: loss.node.clone() };
-            state.lanes().took_effect(slot, ticket, request, spec);
+            state.lanes().took_effect(slot, ticket, request);
             if let Some(text) = self.in_doubt(state, ticket.seq, &error) {
                 state.complete(ticket, Reply::Small(&text), backend.clock.tick(), &backend.metrics);
             }
@@ -224,10 +225,12 @@ impl Session {
     #[cold]
     pub(super) fn watched_answer(&self, state: &mut State, ticket: Ticket, request: &[u8]) {
         let slot = state.slot(ticket);
-        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return };
+        if state.get(ticket.seq).is_none() {
+            return;
+        }
         if let Some(lanes) = &mut state.lanes {
             lanes.back(slot, ticket);
-            lanes.took_effect(slot, ticket, request, spec);
+            lanes.took_effect(slot, ticket, request);
         }
     }
 }

@@ -108,7 +108,8 @@ impl Turn {
             self.end_here();
             state = self.session.state.borrow_mut();
         }
-        self.worker.count_kept(&mut state, self.input.capacity() + self.ahead.len());
+        let queued = self.client.transaction.as_ref().map_or(0, |transaction| transaction.memory());
+        self.worker.count_kept(&mut state, self.input.capacity() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
         let goes_on = stop == Stop::Budget || reads == TURN_READS;

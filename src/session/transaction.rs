@@ -1,0 +1,297 @@
+//! MULTI to EXEC: what a client queues, and the blocks that are made of it.
+//!
+//! Nothing reaches a node before EXEC: then `MULTI … EXEC` is written in one piece, so that a shared link never is
+//! in a transaction between two clients' requests. What the proxy answers itself is answered at EXEC too, and its
+//! replies take their places among those of the nodes.
+
+use bytes::Bytes;
+
+use super::Worker;
+use super::dispatch::{Planner, Source};
+use super::gather::Gather;
+use super::local::Client;
+use crate::backend::{Reply, Ticket};
+use crate::command::{Barrier, Flags, KeyError, Merge, Route, Spec, Transact, resolve};
+use crate::config::{CrossSlot, SessionLimits};
+use crate::error::{ClientError, ErrorKind};
+use crate::protocol::{Args, RequestFramer, RequestLimits, write};
+use crate::route::plan::{self, PlanError};
+
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+/// How a server that refuses EXEC begins; the reason follows.
+const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of: ";
+/// Why a command that the proxy answers is not queued.
+const CHANGES: &str = "it changes the connection, which no transaction does here";
+/// In [`Transaction::order`]: the proxy answers it.
+const HERE: u32 = u32::MAX;
+
+/// What a client has queued since MULTI.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    blocks: Vec<Block>,
+    /// The requests that the proxy answers itself.
+    here: Vec<u8>,
+    /// For each command the block that it is in, or [`HERE`].
+    order: Vec<u32>,
+    /// A command was refused when it was to be queued: EXEC is too.
+    failed: bool,
+}
+
+/// Requests that go to a node in one piece.
+#[derive(Debug)]
+struct Block {
+    /// None while there are only commands without keys.
+    slot: Option<u16>,
+    keys: usize,
+    commands: u32,
+    requests: Vec<u8>,
+}
+
+impl Transaction {
+    /// Bytes of memory that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.blocks.iter().map(|block| block.requests.capacity()).sum::<usize>() + self.here.capacity()
+    }
+
+    /// Refuses EXEC, and needs nothing of what was queued any more.
+    fn fail(&mut self) {
+        *self = Transaction { failed: true, ..Transaction::default() };
+    }
+
+    fn add(
+        &mut self,
+        spec: &'static Spec,
+        route: Route,
+        args: &Args<'_>,
+        request: &[u8],
+        limits: &SessionLimits,
+        across: CrossSlot,
+    ) -> Result<(), ClientError> {
+        let refused =
+            |reason: &'static str| ClientError::Refused { command: spec.name.into(), reason: reason.into() };
+        if spec.flags.has(Flags::NO_MULTI) {
+            return Err(ClientError::NotInTransaction);
+        }
+        if self.memory() + request.len() > limits.max_request || self.order.len() >= limits.max_arguments {
+            return Err(ClientError::TransactionTooLarge);
+        }
+        let slot = match route {
+            Route::Keyed if spec.keys.is_empty() => None,
+            Route::Keyed | Route::Split => match plan::slot(spec, args) {
+                Ok((slot, keys)) => Some((slot, keys)),
+                Err(PlanError::CrossSlot) => return Err(ClientError::CrossSlot),
+                Err(PlanError::Keys(KeyError::LetServerAnswer)) => None,
+                // A server finds that only when it carries the command out.
+                Err(PlanError::Keys(KeyError::Unpaired(_))) => return self.add_here(request),
+            },
+            Route::AnyShard => None,
+            Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
+            Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
+            Route::AllShards => return Err(refused("it goes to several nodes, and a transaction to one")),
+            Route::Refused(reason) => return Err(refused(reason)),
+        };
+        let at = self.block(slot.map(|(slot, _)| slot), across)?;
+        let block = &mut self.blocks[at];
+        block.keys += slot.map_or(0, |(_, keys)| keys);
+        block.commands += 1;
+        block.requests.extend_from_slice(request);
+        self.order.push(at as u32);
+        Ok(())
+    }
+
+    /// Adds what the proxy answers itself.
+    fn add_here(&mut self, request: &[u8]) -> Result<(), ClientError> {
+        self.here.extend_from_slice(request);
+        self.order.push(HERE);
+        Ok(())
+    }
+
+    /// The block for a command of this slot, or of none.
+    fn block(&mut self, slot: Option<u16>, across: CrossSlot) -> Result<usize, ClientError> {
+        let found = match slot {
+            None => self.blocks.len().checked_sub(1),
+            Some(_) => self.blocks.iter().position(|block| block.slot.is_none() || block.slot == slot),
+        };
+        if let Some(at) = found {
+            self.blocks[at].slot = self.blocks[at].slot.or(slot);
+            return Ok(at);
+        }
+        if !self.blocks.is_empty() && across == CrossSlot::Error {
+            return Err(ClientError::CrossSlotTransaction);
+        }
+        self.blocks.push(Block { slot, keys: 0, commands: 0, requests: MULTI.to_vec() });
+        Ok(self.blocks.len() - 1)
+    }
+}
+
+impl Client {
+    /// What a call within MULTI waits for. A block without keys could go to another node than what came before it.
+    #[cold]
+    pub(super) fn barrier(&self, route: Route) -> Barrier {
+        let keyless = |transaction: &Transaction| transaction.blocks.iter().any(|b| b.slot.is_none());
+        match (route, &self.transaction) {
+            (Route::Transaction(Transact::Exec), Some(transaction)) if keyless(transaction) => Barrier::Full,
+            (Route::Local(_), _) if route.is_immediate() => Barrier::Full,
+            _ => Barrier::None,
+        }
+    }
+
+    /// A request within MULTI could not be resolved.
+    #[cold]
+    pub(super) fn unqueueable(&mut self, spec: Option<&'static Spec>) {
+        match spec.map(|spec| spec.route) {
+            // A server gives up the whole transaction here.
+            Some(Route::Transaction(Transact::Exec)) => self.transaction = None,
+            _ => self.transaction.iter_mut().for_each(|transaction| transaction.fail()),
+        }
+    }
+
+    /// Queues a command within MULTI, or says why not.
+    pub(super) fn queue(
+        &mut self,
+        spec: &'static Spec,
+        route: Route,
+        args: &Args<'_>,
+        request: &[u8],
+        planner: &mut Planner<'_>,
+    ) {
+        let Some(transaction) = self.transaction.as_deref_mut() else { return };
+        let settings = &planner.session.settings;
+        let added = transaction.add(spec, route, args, request, &settings.limits, settings.across);
+        if transaction.failed {
+            // Nothing of it will be executed.
+            transaction.fail();
+        }
+        match added {
+            Ok(()) => return planner.answer(Some(spec), Bytes::from_static(b"+QUEUED\r\n")),
+            Err(error) => planner.fail(spec, &error),
+        }
+        transaction.fail();
+    }
+
+    /// Carries out MULTI, EXEC, DISCARD, WATCH or UNWATCH.
+    pub(super) fn transact(
+        &mut self,
+        what: Transact,
+        spec: &'static Spec,
+        planner: &mut Planner<'_>,
+        worker: &Worker,
+    ) {
+        let nested = self.transaction.is_some();
+        match what {
+            Transact::Multi if nested => planner.refuse_as(spec, "ERR MULTI calls can not be nested"),
+            Transact::Multi => {
+                self.transaction = Some(Box::default());
+                planner.ok(spec);
+            }
+            Transact::Exec | Transact::Discard if !nested => {
+                let name = if what == Transact::Exec { "EXEC" } else { "DISCARD" };
+                planner.refuse_as(spec, format!("ERR {name} without MULTI"));
+            }
+            Transact::Exec => self.exec(spec, planner, worker),
+            Transact::Discard => {
+                self.transaction = None;
+                planner.ok(spec);
+            }
+            Transact::Watch if nested => planner.refuse_as(spec, "ERR WATCH inside MULTI is not allowed"),
+            Transact::Watch => {
+                let reason = "watching keys is not supported yet".into();
+                planner.fail(spec, &ClientError::Refused { command: spec.name.into(), reason });
+            }
+            Transact::Unwatch => planner.ok(spec),
+        }
+    }
+
+    fn exec(&mut self, spec: &'static Spec, planner: &mut Planner<'_>, worker: &Worker) {
+        let Some(transaction) = self.transaction.take() else { return };
+        let Transaction { blocks, here, mut order, failed } = *transaction;
+        if failed {
+            return planner.refuse_as(spec, "EXECABORT Transaction discarded because of previous errors.");
+        }
+        let count = order.len();
+        let here = self.answers(&here, order.iter().filter(|at| **at == HERE).count(), worker);
+        if blocks.is_empty() {
+            return planner.answer(Some(spec), here.into());
+        }
+        if blocks.len() == 1 && blocks[0].commands as usize == count {
+            return blocks.into_iter().for_each(|block| {
+                let slot = block.slot.or_else(|| planner.routes.any_slot()).unwrap_or(0);
+                let (keys, earlier) = (block.keys, block.commands + 1);
+                planner.block(spec, slot, keys, &block.finish(), earlier);
+            });
+        }
+        let parts = blocks.len() as u32;
+        order.iter_mut().filter(|at| **at == HERE).for_each(|at| *at = parts);
+        planner.blocks(spec, blocks, order, here.into());
+    }
+
+    /// The replies to what the proxy answers itself, as an array.
+    fn answers(&mut self, mut requests: &[u8], count: usize, worker: &Worker) -> Vec<u8> {
+        let (mut framer, mut replies) = (RequestFramer::default(), Vec::new());
+        write::array(&mut replies, count);
+        while let Ok(Some(framed)) = framer.next(requests, &RequestLimits::NONE) {
+            let (request, rest) = requests.split_at(framed.len);
+            let args = framer.args(request);
+            match resolve(&args).map(|spec| (spec.route, plan::slot(spec, &args))) {
+                Ok((Route::Local(local), _)) => self.answer(local, &args, worker, &mut replies),
+                Ok((_, Err(PlanError::Keys(error)))) => write::error(&mut replies, error.to_string()),
+                // UNWATCH: EXEC has just ended the watch.
+                _ => write::simple(&mut replies, "OK"),
+            }
+            requests = rest;
+        }
+        replies
+    }
+}
+
+impl Block {
+    fn finish(mut self) -> Bytes {
+        self.requests.extend_from_slice(EXEC);
+        self.requests.into()
+    }
+}
+
+impl Planner<'_> {
+    /// Sends several blocks, whose replies become one with what the proxy answered `here`.
+    fn blocks(&mut self, spec: &'static Spec, blocks: Vec<Block>, order: Vec<u32>, here: Bytes) {
+        let gather = Gather::new(Merge::Exec, order, blocks.len() + 1);
+        let seq = self.gather(spec, blocks.iter().map(|block| block.requests.len()).sum(), gather);
+        for block in blocks {
+            let slot = block.slot.or_else(|| self.routes.any_slot()).unwrap_or(0);
+            let (keys, earlier) = (block.keys, block.commands + 1);
+            self.part(seq, slot, keys, Source::Block(&block.finish(), earlier));
+        }
+        let Some(part) = self.state.parts(seq).map(|gather| gather.add(0, 0)) else { return };
+        let metrics = &self.session.worker.backend.metrics;
+        self.state.complete(Ticket { seq, part }, Reply::Large(here), self.now, metrics);
+    }
+
+    fn ok(&mut self, spec: &'static Spec) {
+        self.answer(Some(spec), Bytes::from_static(b"+OK\r\n"));
+    }
+
+    /// Answers with an error of a server's own.
+    fn refuse_as(&mut self, spec: &'static Spec, text: impl AsRef<[u8]>) {
+        let mut reply = Vec::new();
+        write::error(&mut reply, text);
+        self.refuse(Some(spec), ErrorKind::BadArgument, reply);
+    }
+}
+
+/// The error that decides what becomes of a block: the first at queueing, else what EXEC itself was refused for.
+pub(super) fn deciding<'a>(earlier: &'a [u8], reply: &'a [u8]) -> Vec<u8> {
+    let lines = || earlier.split_inclusive(|byte| *byte == b'\n');
+    if let Some(error) = lines().find(|line| line.first() == Some(&b'-')) {
+        return error.to_vec();
+    }
+    match reply.strip_prefix(ABORTED) {
+        Some(reason) => [b"-", reason].concat(),
+        None => reply.to_vec(),
+    }
+}
+
+/// An error at queueing as EXEC's reply: the client has read `QUEUED` in its place.
+pub(super) fn aborted(error: &[u8]) -> Vec<u8> {
+    [ABORTED, &error[1..]].concat()
+}
