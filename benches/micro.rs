@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotmux::backend::{Backend, Clock, DialGate, Memory, Settings};
+use slotmux::backend::{Backend, Clock, DialGate, GateLimits, Memory, Settings};
 use slotmux::command::{Merge, resolve};
 use slotmux::config::ProcessLimits;
 use slotmux::metrics::{Metrics, Shape};
@@ -137,7 +137,8 @@ fn fleet(turn: usize) -> String {
 
 fn a_worker() -> Routes {
     let metrics = Metrics::new(Shape { clusters: vec!["main".into()], workers: 1, ..Shape::default() });
-    let (gate, worker) = (DialGate::new(100), metrics.workers()[0].clone());
+    let (gate, worker) =
+        (DialGate::new(GateLimits { most: 100, shared: 10, dedicated: 10 }), metrics.workers()[0].clone());
     let settings = Settings {
         cluster: "main".into(),
         credentials: None,

@@ -116,6 +116,14 @@ pub struct SessionConfig {
     pub limits: SessionLimits,
 }
 
+impl ClusterConfig {
+    /// How many connections to a node so many workers share, with the one over which the topology is asked.
+    #[must_use]
+    pub fn shared_connections(&self, workers: usize) -> usize {
+        2 * workers * self.connections_per_node + 1
+    }
+}
+
 /// The proxy's own login at the nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterAuth {

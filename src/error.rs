@@ -18,6 +18,10 @@ pub enum ClientError {
     CrossSlot,
     /// A command of a transaction is in another slot than those before it.
     CrossSlotTransaction,
+    /// Watched keys, or those of their transaction, are in several slots.
+    CrossSlotWatch,
+    /// Too many sessions have connections of their own.
+    NoConnection,
     /// A command that no server takes within MULTI.
     NotInTransaction,
     /// A transaction's commands exceed what one request may be.
@@ -69,7 +73,8 @@ impl ClientError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::CrossSlot | Self::CrossSlotTransaction => ErrorKind::CrossSlot,
+            Self::CrossSlot | Self::CrossSlotTransaction | Self::CrossSlotWatch => ErrorKind::CrossSlot,
+            Self::NoConnection => ErrorKind::NoConnection,
             Self::NotInTransaction => ErrorKind::Refused,
             Self::TransactionTooLarge => ErrorKind::TooLarge,
             Self::Indoubt { .. } | Self::IndoubtTimeout { .. } => ErrorKind::Indoubt,
@@ -110,6 +115,12 @@ impl fmt::Display for ClientError {
             Self::CrossSlotTransaction => f.write_str(
                 "CROSSSLOT Keys of one transaction don't hash to the same slot; with cross_slot_transactions: per_slot \
                  this proxy makes a transaction for each slot",
+            ),
+            Self::CrossSlotWatch => f.write_str(
+                "CROSSSLOT Watched keys and those of their transaction must hash to the same slot",
+            ),
+            Self::NoConnection => f.write_str(
+                "TIMEOUT no connection was free within command_deadline: dedicated_per_node is reached",
             ),
             Self::NotInTransaction => f.write_str("ERR Command not allowed inside a transaction"),
             Self::TransactionTooLarge => {
@@ -199,6 +210,8 @@ kinds! {
     Indoubt, "indoubt", Unknown;
     /// See [`ClientError::Timeout`].
     Timeout, "timeout", Safe;
+    /// See [`ClientError::NoConnection`].
+    NoConnection, "no_connection", Safe;
     /// See [`ClientError::ReplyTooLarge`].
     ReplyTooLarge, "reply_too_large", Executed;
     /// See [`ClientError::ClusterDown`].

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin;
-use crate::backend::{DialGate, Memory};
+use crate::backend::{DialGate, GateLimits, Memory};
 use crate::command::{self, Family};
 use crate::config::{ClusterConfig, Config, DemoOptions, ListenerConfig};
 use crate::demo::{Cluster, ClusterOptions, DemoError};
@@ -165,7 +165,11 @@ async fn serve(
 /// What the workers need of each cluster, and the tasks that keep its topology.
 fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refresh>) {
     let start = |(cluster, metrics): (&Arc<ClusterConfig>, &Arc<ClusterMetrics>)| {
-        let gate = DialGate::new(cluster.limits.max_connections_per_node);
+        let gate = DialGate::new(GateLimits {
+            most: cluster.limits.max_connections_per_node,
+            shared: cluster.shared_connections(config.workers),
+            dedicated: cluster.limits.dedicated_per_node,
+        });
         let options = Options {
             seeds: cluster.seeds.clone(),
             credentials: cluster.auth.clone(),

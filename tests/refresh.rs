@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use slotmux::backend::DialGate;
+use slotmux::backend::{DialGate, GateLimits};
 use slotmux::metrics::{Cause, Metrics, Shape};
 use slotmux::net::{AddressMap, NodeAddr};
 use slotmux::topology::{Options, Refresh, Shared};
@@ -23,7 +23,11 @@ fn key(slot: u16, name: &str) -> String {
 /// Lets a refresher run on a thread of its own for as long as the process lives.
 fn refresher(options: Options) -> (Arc<Shared>, Arc<Metrics>) {
     let metrics = Metrics::new(Shape { clusters: vec!["main".into()], ..Shape::default() });
-    let refresh = Refresh::new(options, DialGate::new(100), metrics.clusters()[0].clone());
+    let refresh = Refresh::new(
+        options,
+        DialGate::new(GateLimits { most: 100, shared: 10, dedicated: 10 }),
+        metrics.clusters()[0].clone(),
+    );
     let shared = refresh.shared();
     thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

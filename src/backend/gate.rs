@@ -1,13 +1,21 @@
 //! How often a node may be dialled, and how many connections it gets from this process.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Use;
+use crate::metrics::{Reached, WorkerMetrics};
 use crate::net::NodeAddr;
 
 /// A node gets at most this many dials,
 const DIALS: usize = 10;
+/// or this many for connections of single sessions, as long as it takes them: a thousand clients that begin to wait
+/// are not to take minutes.
+const DIALS_DEDICATED: usize = 500;
 /// within this time, from the whole process: a fleet that lost a node must not be what keeps it down.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Addresses that were not dialled lately are forgotten when there are more than this many.
@@ -23,6 +31,8 @@ const FOR_TOPOLOGY: usize = 1;
 pub enum Purpose {
     /// Commands of clients.
     Commands,
+    /// Commands of one client that need a connection of their own; they leave room for all that is shared.
+    Dedicated,
     /// Questions about the topology: one place is always left for it.
     Topology,
 }
@@ -31,15 +41,35 @@ pub enum Purpose {
 /// dials are rare.
 #[derive(Debug)]
 pub struct DialGate {
-    most: usize,
+    limits: GateLimits,
     nodes: Mutex<HashMap<NodeAddr, Counts>>,
+    lines: Mutex<HashMap<NodeAddr, [Line; 2]>>,
 }
+
+/// How many connections a node may have from the process.
+#[derive(Clone, Copy, Debug)]
+pub struct GateLimits {
+    /// Of every kind together.
+    pub most: usize,
+    /// For what is shared; connections of single sessions leave them free.
+    pub shared: usize,
+    /// Those of single sessions, of which an eighth is for watched keys.
+    pub dedicated: usize,
+}
+
+/// Sessions that wait for a connection of their own to one node, first come first served.
+#[derive(Clone, Debug)]
+pub(super) struct Line(Arc<Semaphore>, Arc<AtomicUsize>);
 
 #[derive(Debug, Default)]
 struct Counts {
     dials: VecDeque<Instant>,
+    /// Those for connections of single sessions.
+    dedicated: VecDeque<Instant>,
+    /// The last dial succeeded.
+    is_up: bool,
     /// By [`Purpose`].
-    connections: [usize; 2],
+    connections: [usize; 3],
 }
 
 /// No connection may be opened now.
@@ -60,10 +90,37 @@ pub struct Permit {
 }
 
 impl DialGate {
-    /// A gate that lets at most `most` connections to a node exist at a time, of every kind together.
+    /// A gate that lets only so many connections to each node exist at a time.
     #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, nodes: Mutex::default() })
+    pub fn new(limits: GateLimits) -> Arc<Self> {
+        Arc::new(Self { limits, nodes: Mutex::default(), lines: Mutex::default() })
+    }
+
+    /// Where sessions wait for connections of their own to a node.
+    pub(super) fn line(&self, addr: &NodeAddr, purpose: Use) -> Line {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() > REMEMBERED {
+            lines.retain(|_, [one, other]| Arc::strong_count(&one.0) + Arc::strong_count(&other.0) > 2);
+        }
+        let watching = (self.limits.dedicated / 8).max(1);
+        let line = |places: usize| Line(Arc::new(Semaphore::new(places)), Arc::default());
+        let both = lines
+            .entry(addr.clone())
+            .or_insert_with(|| [line(self.limits.dedicated.saturating_sub(watching).max(1)), line(watching)]);
+        both[purpose as usize].clone()
+    }
+
+    /// Whether any session waits for a connection of its own.
+    pub(super) fn waiting(&self, addr: &NodeAddr, purpose: Use) -> bool {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.get(addr).is_some_and(|lines| lines[purpose as usize].1.load(Relaxed) > 0)
+    }
+
+    /// A dial to `addr` succeeded or failed.
+    pub(super) fn dialled(&self, addr: &NodeAddr, is_up: bool) {
+        if let Some(counts) = self.lock().get_mut(addr) {
+            counts.is_up = is_up;
+        }
     }
 
     /// Takes a dial to `addr` at `now` and a connection, or tells when to ask again.
@@ -82,18 +139,24 @@ impl DialGate {
         }
         let counts = nodes.entry(addr.clone()).or_default();
         let taken = match purpose {
-            Purpose::Commands => counts.connections[Purpose::Commands as usize] + FOR_TOPOLOGY,
+            Purpose::Commands => {
+                counts.total() - counts.connections[Purpose::Topology as usize] + FOR_TOPOLOGY
+            }
+            Purpose::Dedicated => counts.connections[Purpose::Dedicated as usize] + self.limits.shared,
             Purpose::Topology => counts.total(),
         };
-        if taken >= self.most {
+        if taken >= self.limits.most {
             return Err(Refused { until: now + FULL, full: true });
         }
-        let dials = &mut counts.dials;
+        let (dials, most) = match purpose {
+            Purpose::Dedicated if counts.is_up => (&mut counts.dedicated, DIALS_DEDICATED),
+            _ => (&mut counts.dials, DIALS),
+        };
         match dials.front() {
-            Some(first) if dials.len() >= DIALS && now.duration_since(*first) < WINDOW => {
+            Some(first) if dials.len() >= most && now.duration_since(*first) < WINDOW => {
                 return Err(Refused { until: *first + WINDOW, full: false });
             }
-            Some(_) if dials.len() >= DIALS => _ = dials.pop_front(),
+            Some(_) if dials.len() >= most => _ = dials.pop_front(),
             _ => {}
         }
         dials.push_back(now);
@@ -107,14 +170,56 @@ impl DialGate {
         self.lock().values().map(Counts::total).max().unwrap_or(0)
     }
 
+    /// How many connections of single sessions the node has that has most of them.
+    #[must_use]
+    pub fn most_dedicated(&self) -> usize {
+        self.lock().values().map(|counts| counts.connections[Purpose::Dedicated as usize]).max().unwrap_or(0)
+    }
+
+    /// How many connections of single sessions a node may have.
+    #[must_use]
+    pub fn dedicated(&self) -> usize {
+        self.limits.dedicated
+    }
+
     /// How many a node may have.
     #[must_use]
     pub fn most(&self) -> usize {
-        self.most
+        self.limits.most
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeAddr, Counts>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    /// Waits for a place, counted as waiting. None is given only if the line were closed, which nobody does.
+    pub(super) async fn wait(self, metrics: &WorkerMetrics) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = self.0.clone().try_acquire_owned() {
+            return Some(place);
+        }
+        let _waiting = Waiting::begin(&self.1, metrics);
+        self.0.acquire_owned().await.ok()
+    }
+}
+
+/// One session in a line.
+struct Waiting<'a>(&'a AtomicUsize, &'a WorkerMetrics);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize, metrics: &'a WorkerMetrics) -> Self {
+        count.fetch_add(1, Relaxed);
+        metrics.reached[Reached::DedicatedPerNode.index()].add(1);
+        metrics.waiting.add(1);
+        Waiting(count, metrics)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+        self.1.waiting.sub(1);
     }
 }
 
@@ -142,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_node_is_dialled_at_most_ten_times_in_any_second() {
-        let gate = DialGate::new(5);
+        let gate = DialGate::new(GateLimits { most: 5, shared: 5, dedicated: 0 });
         let (addr, other) = (NodeAddr::new("a", 1), NodeAddr::new("b", 1));
         let start = Instant::now();
         let mut taken: Vec<Instant> = Vec::new();
@@ -160,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_node_has_no_more_connections_than_declared_and_one_is_kept_for_the_topology() {
-        let gate = DialGate::new(3);
+        let gate = DialGate::new(GateLimits { most: 3, shared: 3, dedicated: 0 });
         let (addr, now) = (NodeAddr::new("a", 1), Instant::now());
         let take = |purpose| gate.take(&addr, purpose, now);
         let held = [take(Purpose::Commands).unwrap(), take(Purpose::Commands).unwrap()];

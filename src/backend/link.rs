@@ -12,13 +12,9 @@ use super::times::Times;
 use super::{Account, Backend, Loss, Receiver, Ticket, Wakeup};
 use crate::metrics::{Owner, Phase};
 use crate::net::NodeAddr;
-use crate::protocol::write;
 
-/// What `ASKING` is on the wire.
-const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
-/// What keeps an idle link from being closed by the node's `timeout`.
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
-
+/// Why a link ends that a session had for itself.
+pub(super) const NOT_WANTED: &str = "nobody wants it any more";
 /// Why a link is given up for the reply that it is reading.
 pub(super) const OVER_MEMORY: &str = "its reply is the largest, and max_memory is exceeded";
 
@@ -70,6 +66,7 @@ pub struct Link {
     id: u32,
     addr: NodeAddr,
     backend: Rc<Backend>,
+    bit: u64,
     pub(super) name: String,
     pub(super) state: Cell<State>,
     pub(super) queue: RefCell<Queue>,
@@ -84,6 +81,8 @@ pub struct Link {
     was_due: Cell<bool>,
     /// What the account was told of: bytes of requests, and of what was read and is no whole reply.
     told: Cell<(usize, usize)>,
+    /// The node's number for it, if it told.
+    pub(super) client_id: Cell<Option<u64>>,
 }
 
 impl fmt::Debug for Link {
@@ -93,9 +92,10 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(id: u32, addr: NodeAddr, name: String, backend: Rc<Backend>) -> Rc<Self> {
+    pub(super) fn new(id: u32, bit: u64, addr: NodeAddr, name: String, backend: Rc<Backend>) -> Rc<Self> {
         Rc::new(Link {
             id,
+            bit,
             addr,
             backend,
             name,
@@ -107,6 +107,7 @@ impl Link {
             silent: Cell::new(0),
             was_due: Cell::new(false),
             told: Cell::default(),
+            client_id: Cell::new(None),
         })
     }
 
@@ -114,6 +115,13 @@ impl Link {
     #[inline]
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// A bit for each shared link; two that are there at the same time have the same one only if there are more than
+    /// 64. None for the links that sessions have for themselves.
+    #[inline]
+    pub fn bit(&self) -> u64 {
+        self.bit
     }
 
     /// The node that it leads to.
@@ -127,9 +135,19 @@ impl Link {
         matches!(self.state.get(), State::Up | State::Opening)
     }
 
+    /// Whether commands are written to it.
+    pub fn is_up(&self) -> bool {
+        self.state.get() == State::Up
+    }
+
     /// Whether it is still being dialled.
     pub fn is_opening(&self) -> bool {
         self.state.get() == State::Opening
+    }
+
+    /// The node's number for it, once it is open and if the node told.
+    pub fn client_id(&self) -> Option<u64> {
+        self.client_id.get()
     }
 
     /// Whether it has ended.
@@ -149,7 +167,19 @@ impl Link {
 
     /// Gives up because of the reply that it is reading, whose command gets an error.
     pub fn drop_reply(&self) {
-        self.give_up.set(Some(OVER_MEMORY));
+        self.give_up(OVER_MEMORY);
+    }
+
+    /// Ends at once, whatever is on its way.
+    pub(super) fn end(&self) {
+        if self.state.get() == State::Opening {
+            self.close(NOT_WANTED);
+        }
+        self.give_up(NOT_WANTED);
+    }
+
+    pub(super) fn give_up(&self, reason: &'static str) {
+        self.give_up.set(Some(reason));
         self.wakeup.wake();
     }
 
@@ -220,30 +250,6 @@ impl Link {
         queue.send.kept()
     }
 
-    /// Queues `ASKING`, which goes for the very next command.
-    pub fn push_asking(&self) {
-        self.push_internal(ASKING);
-    }
-
-    /// Queues the end of another link to the same node, which was given up with writes in doubt. By number
-    /// and address: a node that was restarted in between may have given the number to somebody else.
-    pub(super) fn push_kill(&self, client_id: u64, addr: &str) {
-        let (id, mut request) = (client_id.to_string(), Vec::new());
-        let words = ["CLIENT", "KILL", "ID", &id, "ADDR", addr];
-        write::request(&mut request, words.iter().map(|word| word.as_bytes()));
-        self.push_internal(&request);
-    }
-
-    fn push_internal(&self, request: &[u8]) {
-        let mut queue = self.queue.borrow_mut();
-        queue.send.push(request);
-        queue.times.push_internal();
-        let ticket = Ticket { seq: 0, part: 0 };
-        queue.entries.push_back(Entry { receiver: None, ticket, len: request.len() as u32, earlier: 0 });
-        drop(queue);
-        self.wakeup.wake();
-    }
-
     /// Takes no new commands; those on their way are answered, those of a link that is only being
     /// dialled go back at once.
     pub fn retire(&self) {
@@ -273,7 +279,7 @@ impl Link {
             return self.give_up.replace(Some("no reply within link_timeout")).is_none();
         }
         if !due && self.silent.get() >= idle && self.state.get() == State::Up {
-            self.push_internal(PING);
+            self.push_ping();
         }
         false
     }

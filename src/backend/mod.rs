@@ -1,10 +1,13 @@
 //! The cluster's nodes and the connections to them. It knows nodes, not slots, and nothing of sessions:
 //! who waits for a reply is a [`Receiver`].
 
+mod call;
 mod clock;
 mod connection;
+mod dedicated;
 mod gate;
 mod handshake;
+mod internal;
 mod link;
 mod memory;
 mod node;
@@ -25,8 +28,10 @@ use crate::config::ClusterAuth;
 use crate::metrics::WorkerMetrics;
 use crate::net::NodeAddr;
 
+pub use call::Answer;
 pub use clock::Clock;
-pub use gate::{DialGate, Permit, Purpose};
+pub use dedicated::{Dedicated, Use};
+pub use gate::{DialGate, GateLimits, Permit, Purpose};
 pub use handshake::{DialError, open};
 pub use link::Link;
 pub use memory::{Account, Memory, Victim, WORTHWHILE};

@@ -1,6 +1,7 @@
 //! A node as one worker sees it: its links, and when it may be dialled again.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -8,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::gate::Refused;
 use super::handshake::{self, DialError};
-use super::link::{Link, OldLink, State};
+use super::link::{Link, NOT_WANTED, OldLink, State};
 use super::share::Share;
-use super::{Backend, Permit, Purpose, Settings};
+use super::{Backend, Permit, Purpose, Settings, dedicated};
 use crate::metrics::{DialFailure, LinkState, NodeCells, Reached};
 use crate::net::{NodeAddr, set_linger_zero};
 use crate::protocol::Protocol;
@@ -43,6 +44,10 @@ pub struct Node {
     failures: Cell<u32>,
     down: Cell<Option<Down>>,
     retired: Cell<bool>,
+    /// Connections that sessions had for themselves and gave back,
+    free: RefCell<Vec<dedicated::Connection>>,
+    /// and those that they have.
+    in_use: RefCell<HashMap<u32, Rc<Link>>>,
 }
 
 /// One place for a link: the link that is there now.
@@ -66,6 +71,8 @@ impl Drop for Registered {
 thread_local! {
     /// Links are counted per worker, which is a thread.
     static NEXT_LINK: Cell<u32> = const { Cell::new(1) };
+    /// And the shared ones among them.
+    static NEXT_SHARED: Cell<u32> = const { Cell::new(0) };
 }
 
 impl Node {
@@ -75,7 +82,24 @@ impl Node {
         let (failures, down, retired) = (Cell::new(0), Cell::new(None), Cell::new(false));
         let (leaving, old) = (RefCell::default(), RefCell::default());
         let metrics = backend.metrics.node(&backend.settings.cluster, &addr);
-        Rc::new(Node { addr, backend, metrics, slots, leaving, old, failures, down, retired })
+        let (free, in_use) = (RefCell::default(), RefCell::default());
+        Rc::new(Node { addr, backend, metrics, slots, leaving, old, failures, down, retired, free, in_use })
+    }
+
+    pub(super) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    pub(super) fn free(&self) -> &RefCell<Vec<dedicated::Connection>> {
+        &self.free
+    }
+
+    pub(super) fn in_use(&self) -> &RefCell<HashMap<u32, Rc<Link>>> {
+        &self.in_use
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
     }
 
     /// Where it is.
@@ -106,6 +130,18 @@ impl Node {
     /// Starts to open a link.
     #[cold]
     fn open(self: &Rc<Self>, protocol: Protocol, slot: usize) -> Result<Rc<Link>, Down> {
+        let link = self.dial(protocol, Purpose::Commands)?;
+        let before = self.slots[slot].link.replace(Some(link.clone()));
+        self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
+        Ok(link)
+    }
+
+    /// Starts to open a link for one session.
+    pub(super) fn open_dedicated(self: &Rc<Self>, protocol: Protocol) -> Result<Rc<Link>, Down> {
+        self.dial(protocol, Purpose::Dedicated)
+    }
+
+    fn dial(self: &Rc<Self>, protocol: Protocol, purpose: Purpose) -> Result<Rc<Link>, Down> {
         let now = Instant::now();
         let since = self.down.get().and_then(|down| down.since);
         if let Some(down) = self.down.get()
@@ -113,7 +149,7 @@ impl Node {
         {
             return Err(down);
         }
-        let permit = self.backend.gate.take(&self.addr, Purpose::Commands, now);
+        let permit = self.backend.gate.take(&self.addr, purpose, now);
         let permit = permit.map_err(|Refused { until, full }| {
             let reached = &self.backend.metrics.reached[Reached::MaxConnectionsPerNode.index()];
             reached.add(u64::from(full));
@@ -121,9 +157,11 @@ impl Node {
         })?;
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
         let name = format!("slotmux-{:08x}-{id}", fastrand::u32(..));
-        let link = Link::new(id, self.addr.clone(), name, self.backend.clone());
-        let before = self.slots[slot].link.replace(Some(link.clone()));
-        self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
+        let bit = match purpose {
+            Purpose::Dedicated => 0,
+            _ => 1 << (NEXT_SHARED.replace(NEXT_SHARED.get().wrapping_add(1)) % u64::BITS),
+        };
+        let link = Link::new(id, bit, self.addr.clone(), name, self.backend.clone());
         self.metrics.dials.inc();
         self.backend.links.borrow_mut().insert(id, Rc::downgrade(&link));
         tokio::task::spawn_local(self.clone().run(link.clone(), protocol, permit));
@@ -143,6 +181,7 @@ impl Node {
             Ok(opened) => opened,
             Err(error) => return self.dial_failed(&link, &error),
         };
+        self.backend.gate.dialled(&self.addr, true);
         self.old.borrow_mut().retain(|link| !old.iter().any(|o| o.client_id == link.client_id));
         if self.failures.replace(0) > 0 {
             tracing::info!(node = %self.addr, "connected again");
@@ -151,11 +190,13 @@ impl Node {
         if link.state.get() != State::Opening {
             return;
         }
+        link.client_id.set(opened.client_id);
         link.state.set(State::Up);
         share.state(LinkState::Up);
         let mut connection = Connection::new(link.clone(), self.backend.clone(), opened.stream, share);
         let reason = poll_fn(|cx| connection.poll(cx)).await;
         let done = link.state.get() == State::Retired && link.queue.borrow().entries.is_empty();
+        let done = done || reason == NOT_WANTED;
         self.metrics.links_lost.add(u64::from(!done));
         let in_doubt = link.close(reason);
         link.tell(&self.backend.memory, 0);
@@ -172,12 +213,13 @@ impl Node {
                 self.old.borrow_mut().push(OldLink { client_id, name: link.name.clone() });
             }
         }
-        if !self.retired.get() {
+        if !self.retired.get() && reason != NOT_WANTED {
             tracing::info!(node = %self.addr, reason, "a link ended");
         }
     }
 
     fn dial_failed(&self, link: &Link, error: &DialError) {
+        self.backend.gate.dialled(&self.addr, false);
         self.metrics.dial_failures[error.kind().index()].inc();
         if error.kind() == DialFailure::Timeout {
             self.backend.metrics.reached[Reached::ConnectTimeout.index()].add(1);
@@ -214,15 +256,19 @@ impl Node {
     }
 
     /// See [`Link::check`].
-    pub fn check(&self, limit: u32, idle: u32) {
+    pub fn check(self: &Rc<Self>, limit: u32, idle: u32) {
         self.leaving.borrow_mut().retain(|link| !link.is_closed());
         let given_up = self.links().filter(|link| link.check(limit, idle)).count();
+        if given_up > 0 {
+            self.give_up_dedicated();
+        }
+        self.check_dedicated(limit, idle);
         self.backend.metrics.reached[Reached::LinkTimeout.index()].add(given_up as u64);
     }
 
     /// Whether any link has not ended.
     pub fn has_links(&self) -> bool {
-        self.links().any(|link| !link.is_closed())
+        !self.in_use.borrow().is_empty() || self.links().any(|link| !link.is_closed())
     }
 
     fn links(&self) -> impl Iterator<Item = Rc<Link>> {

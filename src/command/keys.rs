@@ -313,14 +313,14 @@ fn stream_keys(args: &Args, f: &mut dyn FnMut(usize)) {
 pub(super) struct StreamOptions {
     /// The first stream's place, or the number of arguments.
     pub(super) first: usize,
-    /// Whether BLOCK is among the options.
-    pub(super) blocks: bool,
+    /// The place of BLOCK's value, if that is among the options.
+    pub(super) block: Option<usize>,
 }
 
 /// Options may come in any order, and their values may be any word: a consumer may be called STREAMS. Behind an
 /// option that is not known here, anything that looks like BLOCK counts as BLOCK: a shared link must never block.
 pub(super) fn stream_options(args: &Args) -> StreamOptions {
-    let mut blocks = false;
+    let mut block = None;
     let mut known = true;
     let mut index = 1;
     while index < args.len() {
@@ -330,7 +330,7 @@ pub(super) fn stream_options(args: &Args) -> StreamOptions {
         if is("STREAMS") {
             break;
         } else if is("BLOCK") {
-            blocks = true;
+            block = Some(index);
             index += 1;
         } else if is("COUNT") || is("CLAIM") {
             index += 1;
@@ -341,7 +341,8 @@ pub(super) fn stream_options(args: &Args) -> StreamOptions {
         }
     }
     if !known {
-        blocks |= args.iter().any(|word| word.eq_ignore_ascii_case(b"BLOCK"));
+        let found = args.iter().position(|word| word.eq_ignore_ascii_case(b"BLOCK"));
+        block = block.or(found.map(|at| at + 1));
     }
-    StreamOptions { first: index.min(args.len()), blocks }
+    StreamOptions { first: index.min(args.len()), block }
 }

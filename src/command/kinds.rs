@@ -11,6 +11,10 @@ pub enum Route {
     AllShards,
     /// It has no key, and any primary answers it alike.
     AnyShard,
+    /// It waits at the owner of its keys' slot for another client, on a connection of its own.
+    Blocking,
+    /// It waits for the replicas of the nodes that the client wrote to.
+    Replicas,
     /// The proxy answers it.
     Local(Local),
     /// A transaction begins or ends, or what it hangs on.

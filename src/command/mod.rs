@@ -21,7 +21,7 @@ pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
 pub use kinds::{Barrier, Family, Local, Merge, Route, Transact};
 pub use lookup::{find, resolve};
-pub use spec::{Categories, Flags, Spec, Tips};
+pub use spec::{Categories, Flags, Patience, Spec, Tips};
 
 /// Every row: the containers and plain commands, each container's subcommands right behind it.
 pub fn table() -> impl Iterator<Item = &'static Spec> {

@@ -22,6 +22,8 @@ pub(super) const KEYED: Serving = serving(Route::Keyed, Merge::Pass, Barrier::No
 pub(super) const BY_CHANNEL: Serving =
     Serving { route: Route::Keyed, merge: Merge::Pass, barrier: Barrier::AfterOthers, by_channel: true };
 pub(super) const ANY: Serving = serving(Route::AnyShard, Merge::Pass, Barrier::Full);
+pub(super) const AT_NODE: Serving = serving(Route::Blocking, Merge::Pass, Barrier::Full);
+pub(super) const REPLICAS: Serving = serving(Route::Replicas, Merge::Pass, Barrier::Full);
 /// A container's own row is used by none but COMMAND: without a subcommand the number of arguments is wrong.
 pub(super) const CONTAINER: Serving = no("a subcommand is missing");
 

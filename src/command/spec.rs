@@ -1,10 +1,12 @@
 //! One row of the table, and what is derived from it.
 
 use super::bitset::bitset;
-use super::keys::{Finder, KeySpec};
+use std::time::Duration;
+
+use super::keys::{Find, Finder, KeySpec};
 use super::kinds::{Barrier, Family, Merge, Route};
 use super::lookup::Folded;
-use super::table::{self, TABLE};
+use super::table::TABLE;
 use crate::protocol::Args;
 
 bitset! {
@@ -178,6 +180,34 @@ pub struct Spec {
     pub(super) folded: Folded,
 }
 
+/// The argument by which a call says how long it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Its place.
+    pub at: usize,
+    /// What it counts.
+    unit: Duration,
+}
+
+impl Patience {
+    /// How long the call waits, 0 for ever; nothing if a server refuses it.
+    pub fn timeout(&self, args: &Args) -> Option<Duration> {
+        let text = std::str::from_utf8(args.get(self.at)).ok()?;
+        let units: f64 = text.parse().ok()?;
+        Duration::try_from_secs_f64(units * self.unit.as_secs_f64()).ok()
+    }
+
+    /// The argument for a call that waits only so long, which is not 0: that would be for ever.
+    pub fn write(&self, left: Duration) -> String {
+        let milliseconds = left.as_millis().max(1);
+        if self.unit.as_secs() == 0 {
+            milliseconds.to_string()
+        } else {
+            format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
+        }
+    }
+}
+
 impl Spec {
     /// Whether it may be sent twice: it has the flag `readonly`. Scripts, functions and PUBLISH do not.
     #[inline]
@@ -205,7 +235,7 @@ impl Spec {
     }
 
     /// Where this very call goes and what it waits for. That is its row's [`Spec::route`] and [`Spec::barrier`],
-    /// but for XREAD and XREADGROUP with BLOCK, which are refused, and for a script or function without keys,
+    /// but for XREAD and XREADGROUP with BLOCK, which wait at the node, and for a script or function without keys,
     /// which goes to any shard as a barrier.
     pub fn placement(&self, args: &Args) -> (Route, Barrier) {
         if self.route == Route::Keyed {
@@ -213,7 +243,7 @@ impl Spec {
                 return (Route::AnyShard, Barrier::Full);
             }
             if self.blocks(args) {
-                return (Route::Refused(table::BLOCKS), Barrier::Full);
+                return (Route::Blocking, Barrier::Full);
             }
         }
         (self.route, self.barrier)
@@ -222,6 +252,25 @@ impl Spec {
     /// Whether this call may wait for another client: XREAD and XREADGROUP only with BLOCK.
     pub fn blocks(&self, args: &Args) -> bool {
         self.flags.has(Flags::BLOCKING)
-            && (self.finder != Finder::Streams || super::keys::stream_options(args).blocks)
+            && (self.finder != Finder::Streams || super::keys::stream_options(args).block.is_some())
+    }
+
+    /// How the call, one that [`Spec::blocks`], says how long it waits.
+    pub fn patience(&self, args: &Args) -> Option<Patience> {
+        let (seconds, milliseconds) = (Duration::from_secs(1), Duration::from_millis(1));
+        if self.finder == Finder::Streams {
+            return super::keys::stream_options(args).block.map(|at| Patience { at, unit: milliseconds });
+        }
+        // In front of a number of keys, or behind all keys.
+        let counts = matches!(self.keys.first()?.find, Find::Count { .. });
+        Some(Patience { at: if counts { 1 } else { args.len() - 1 }, unit: seconds })
+    }
+
+    /// The places of the streams, and of their ids, that XREAD is to read from their ends on.
+    pub fn read_from_end<'a>(&self, args: &'a Args<'_>) -> impl Iterator<Item = (usize, usize)> + use<'a> {
+        let reads = self.finder == Finder::Streams && self.is_readonly();
+        let first = if reads { super::keys::stream_options(args).first } else { args.len() };
+        let streams = (args.len() - first) / 2;
+        (first..first + streams).map(move |at| (at, at + streams)).filter(|(_, id)| args.get(*id) == b"$")
     }
 }

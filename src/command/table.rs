@@ -10,7 +10,6 @@ use super::row::*;
 use super::spec::{Spec, acl, flag::*, tip};
 
 const ACL: &str = "users are configured on the nodes, not through the proxy";
-pub(super) const BLOCKS: &str = "blocking commands are not supported yet";
 const CLUSTER: &str = "the cluster's own administration does not go through the proxy";
 const CONNECTION: &str = "a connection to a node is shared, and this is about one client's";
 const DATABASES: &str = "a cluster has only database 0";
@@ -21,7 +20,6 @@ const REPLICATION: &str = "replication does not go through the proxy";
 const SCANNING: &str = "scanning the cluster is not supported yet";
 const SENTINELS: &str = "there is no sentinel here";
 const SUBSCRIBING: &str = "subscriptions are not supported yet";
-const WAITING: &str = "waiting for replicas is not supported yet";
 
 #[rustfmt::skip]
 pub(super) static TABLE: [Spec; 421] = complete([
@@ -49,14 +47,14 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("bitfield_ro", -2, FAST | READONLY, Bitmap, &[one(1, RO | ACCESS)], KEYED, "6.0.0"),
     row("bitop", -4, DENYOOM | WRITE, Bitmap, &[one(2, OW | UPDATE), range(3, -1, 1, RO | ACCESS)], KEYED, "2.6.0"),
     row("bitpos", -3, READONLY, Bitmap, &[one(1, RO | ACCESS)], KEYED, "2.8.7"),
-    row("blmove", 6, BLOCKING | DENYOOM | WRITE, List, &[one(1, RW | ACCESS | DELETE), one(2, RW | INSERT)], no_alone(BLOCKS), "6.2.0"),
-    row("blmpop", -5, BLOCKING | WRITE, List, &[numkeys(2, 1, RW | ACCESS | DELETE)], no_alone(BLOCKS), "7.0.0"),
-    row("blpop", -3, BLOCKING | WRITE, List, &[range(1, -2, 1, RW | ACCESS | DELETE)], no_alone(BLOCKS), "2.0.0"),
-    row("brpop", -3, BLOCKING | WRITE, List, &[range(1, -2, 1, RW | ACCESS | DELETE)], no_alone(BLOCKS), "2.0.0"),
-    row("brpoplpush", 4, BLOCKING | DENYOOM | WRITE, List, &[one(1, RW | ACCESS | DELETE), one(2, RW | INSERT)], no_alone(BLOCKS), "2.2.0"),
-    row("bzmpop", -5, BLOCKING | WRITE, Zset, &[numkeys(2, 1, RW | ACCESS | DELETE)], no_alone(BLOCKS), "7.0.0"),
-    row("bzpopmax", -3, BLOCKING | FAST | WRITE, Zset, &[range(1, -2, 1, RW | ACCESS | DELETE)], no_alone(BLOCKS), "5.0.0"),
-    row("bzpopmin", -3, BLOCKING | FAST | WRITE, Zset, &[range(1, -2, 1, RW | ACCESS | DELETE)], no_alone(BLOCKS), "5.0.0"),
+    row("blmove", 6, BLOCKING | DENYOOM | WRITE, List, &[one(1, RW | ACCESS | DELETE), one(2, RW | INSERT)], AT_NODE, "6.2.0"),
+    row("blmpop", -5, BLOCKING | WRITE, List, &[numkeys(2, 1, RW | ACCESS | DELETE)], AT_NODE, "7.0.0"),
+    row("blpop", -3, BLOCKING | WRITE, List, &[range(1, -2, 1, RW | ACCESS | DELETE)], AT_NODE, "2.0.0"),
+    row("brpop", -3, BLOCKING | WRITE, List, &[range(1, -2, 1, RW | ACCESS | DELETE)], AT_NODE, "2.0.0"),
+    row("brpoplpush", 4, BLOCKING | DENYOOM | WRITE, List, &[one(1, RW | ACCESS | DELETE), one(2, RW | INSERT)], AT_NODE, "2.2.0"),
+    row("bzmpop", -5, BLOCKING | WRITE, Zset, &[numkeys(2, 1, RW | ACCESS | DELETE)], AT_NODE, "7.0.0"),
+    row("bzpopmax", -3, BLOCKING | FAST | WRITE, Zset, &[range(1, -2, 1, RW | ACCESS | DELETE)], AT_NODE, "5.0.0"),
+    row("bzpopmin", -3, BLOCKING | FAST | WRITE, Zset, &[range(1, -2, 1, RW | ACCESS | DELETE)], AT_NODE, "5.0.0"),
     row("client", -2, SENTINEL, Connection, &[], CONTAINER, "2.4.0").acl(0),
     row("client caching", 3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.0.0"),
     row("client capa", -3, LOADING | NOSCRIPT | STALE, Connection, &[], no(CONNECTION), "8.0.0"),
@@ -384,8 +382,8 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("unlink", -2, FAST | WRITE, Generic, &[range(1, -1, 1, RM | DELETE)], split(Merge::Sum), "4.0.0").tips(tip::MULTI_SHARD | tip::SUM),
     row("unsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], no(SUBSCRIBING), "2.0.0"),
     row("unwatch", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], transact(Transact::Unwatch), "2.2.0"),
-    row("wait", 3, BLOCKING, Generic, &[], no_alone(WAITING), "3.0.0").acl(acl::CONNECTION).tips(tip::ALL_SHARDS | tip::MIN),
-    row("waitaof", 4, BLOCKING, Generic, &[], no_alone(WAITING), "7.2.0").tips(tip::ALL_SHARDS | tip::MIN),
+    row("wait", 3, BLOCKING, Generic, &[], REPLICAS, "3.0.0").acl(acl::CONNECTION).tips(tip::ALL_SHARDS | tip::MIN),
+    row("waitaof", 4, BLOCKING, Generic, &[], REPLICAS, "7.2.0").tips(tip::ALL_SHARDS | tip::MIN),
     row("watch", -2, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[range(1, -1, 1, RO)], transact(Transact::Watch), "2.2.0"),
     row("xack", -4, FAST | WRITE, Stream, &[one(1, RW | UPDATE)], KEYED, "5.0.0"),
     row("xackdel", -6, FAST | WRITE, Stream, &[one(1, RW | DELETE)], KEYED, "8.2.0"),

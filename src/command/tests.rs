@@ -100,10 +100,25 @@ fn calls_that_differ_from_their_row() {
         "xreadgroup GROUP g STREAMS block 10 STREAMS a >",
         "xread NEWER streams BLOCK 0 STREAMS a 0",
     ] {
-        assert!(matches!(placement(line), (Route::Refused(_), Barrier::Full)), "{line}");
+        assert_eq!(placement(line), (Route::Blocking, Barrier::Full), "{line}");
         assert!(with(line, |args| resolve(args).unwrap().blocks(args)), "{line}");
     }
     assert!(with("blpop a 0", |args| resolve(args).unwrap().blocks(args)));
+    for (line, at, timeout) in [
+        ("blpop a b 1.5", 3, 1500),
+        ("brpoplpush a b 2", 3, 2000),
+        ("blmove a b left right 0", 5, 0),
+        ("blmpop 3 1 a left", 1, 3000),
+        ("bzmpop 0.25 1 a min", 1, 250),
+        ("xread block 20 streams a $", 2, 20),
+        ("xreadgroup group g c count 1 block 7 streams a >", 7, 7),
+    ] {
+        let patience = with(line, |args| {
+            let patience = resolve(args).unwrap().patience(args).unwrap();
+            (patience.at, patience.timeout(args).unwrap().as_millis())
+        });
+        assert_eq!(patience, (at, timeout), "{line}");
+    }
     assert_eq!(placement("publish channel message"), (Route::Keyed, Barrier::AfterOthers));
     assert_eq!(keys("publish channel message"), "channel");
     assert_eq!(keys("spublish channel message"), "channel");

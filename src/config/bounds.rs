@@ -180,10 +180,17 @@ ClusterLimits, Cluster {
     metric: "slotmux_bound_reached_total{bound=\"link_timeout\"}",
     at: "the connection is reset; what is safe is repeated, a write in doubt gets INDOUBT";
 
-    max_connections_per_node, "max-connections-per-node": count = "1024", "3" ..= "100000",
+    dedicated_per_node, "dedicated-per-node": count = "1024", "2" ..= "65536",
+    what: "Connections to one node, from the whole process, that single clients have for themselves: those that wait in \
+           blocking commands, and those that watch keys, for whom an eighth is reserved",
+    reason: "a thousand consumers that block at once; a server takes 10,000 clients by default",
+    metric: "slotmux_waiting_for_connection",
+    at: "a blocking command waits in line for its own timeout, WATCH for its deadline";
+
+    max_connections_per_node, "max-connections-per-node": count = "1280", "3" ..= "100000",
     what: "Connections to one node, of every kind together, from the whole process",
-    reason: "a tenth of what a server takes by default (its maxclients), so that ten proxies fit; what the \
-             workers share and one for the topology must fit in: 2 × workers × connections_per_node + 1",
+    reason: "an eighth of what a server takes by default (its maxclients): dedicated_per_node and room for what the \
+             workers share, which must fit in with one for the topology: 2 × workers × connections_per_node + 1",
     metric: "slotmux_bound_used_ratio{bound=\"max_connections_per_node\"}",
     at: "further connections to that node wait until one has ended";
 

@@ -128,7 +128,7 @@ fn refuse_too_few_connections(
     workers: usize,
 ) {
     let (most, each) = (cluster.limits.max_connections_per_node, cluster.connections_per_node);
-    let needed = 2 * workers * each + 1;
+    let needed = cluster.shared_connections(workers);
     // A value that could not be read is told already.
     if (1..needed).contains(&most) {
         let text = format!(

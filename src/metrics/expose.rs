@@ -155,6 +155,8 @@ declared! {
     Counter "slotmux_replays_total" "Commands sent once more" = Worker(|w| &w.replays);
     Gauge "slotmux_held_requests" "Commands that wait for a slot's owner or a retry" =
         WorkerGauge(|w| &w.held);
+    Gauge "slotmux_waiting_for_connection" "Clients that wait in line for a connection of their own to a node" =
+        WorkerGauge(|w| &w.waiting);
     Gauge "slotmux_held_bytes" "Bytes of held commands" = WorkerGauge(|w| w.kept.of(Owner::Held));
     Counter "slotmux_abandoned_requests_total" "Commands dropped because their client left" =
         Worker(|w| &w.abandoned);

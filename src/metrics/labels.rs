@@ -203,6 +203,8 @@ labelled! {
         MaxReply = "max_reply",
         LinkTimeout = "link_timeout",
         MaxConnectionsPerNode = "max_connections_per_node",
+        /// See the bounds.
+        DedicatedPerNode = "dedicated_per_node",
         ConnectTimeout = "connect_timeout",
         DrainTimeout = "drain_timeout",
         MaxMemory = "max_memory",

@@ -19,6 +19,7 @@ pub const LEVELS: &[Reached] = &[
     Reached::MaxHeldBytes,
     Reached::LinkQueue,
     Reached::MaxConnectionsPerNode,
+    Reached::DedicatedPerNode,
     Reached::MaxMemory,
     Reached::MaxClients,
 ];
@@ -81,6 +82,8 @@ pub struct WorkerMetrics {
     pub replays: Counter,
     /// Commands that wait for a slot's owner or for a retry.
     pub held: Gauge,
+    /// Sessions that wait in line for a connection of their own.
+    pub waiting: Gauge,
     /// Bytes kept.
     pub kept: Kept,
     /// How much of each bound in [`LEVELS`] is in use, in millionths, by [`Reached::index`].
@@ -122,6 +125,7 @@ impl WorkerMetrics {
             redirects: Default::default(),
             replays: Counter::default(),
             held: Gauge::default(),
+            waiting: Gauge::default(),
             kept: Kept::default(),
             used: Default::default(),
             closed: Default::default(),

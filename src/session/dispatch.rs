@@ -38,7 +38,7 @@ impl<'a> Source<'a> {
         self.bytes().len()
     }
 
-    fn to_bytes(self) -> Bytes {
+    pub(super) fn to_bytes(self) -> Bytes {
         match self {
             Source::Slice(bytes) => Bytes::copy_from_slice(bytes),
             Source::Owned(bytes) | Source::Block(bytes, _) => bytes.clone(),
@@ -53,6 +53,8 @@ pub(super) struct Planner<'a> {
     pub(super) routes: &'a Routes,
     pub(super) protocol: Protocol,
     pub(super) now: u64,
+    /// Whether the command that is planned may write.
+    pub(super) writes: bool,
     /// A link whose queue is full now.
     pub(super) full: Option<Rc<Link>>,
 }
@@ -100,6 +102,15 @@ impl Planner<'_> {
         let progress = Progress::Waiting;
         self.state.push(Pending { started, spec, len, slot, link: 0, earlier, progress });
         self.send(ticket, slot, keys, Source::Block(requests, earlier));
+    }
+
+    /// Notes a command that a task will answer; its number.
+    pub(super) fn wait_for_task(&mut self, spec: &'static Spec, slot: u16, len: usize) -> u64 {
+        let seq = self.state.next_seq();
+        let (started, spec, len) = (self.now, Some(spec), len as u32);
+        let progress = Progress::Waiting;
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, progress });
+        seq
     }
 
     /// Sends one request, or holds it. Its entry must be there.
@@ -155,6 +166,7 @@ impl Planner<'_> {
 
     #[inline]
     fn push(&mut self, link: &Rc<Link>, ticket: Ticket, request: Source<'_>) {
+        self.state.wrote |= if self.writes { link.bit() } else { 0 };
         let session = self.session.clone();
         let kept = match request {
             Source::Slice(bytes) => link.push(session, ticket, bytes),
@@ -238,7 +250,7 @@ impl Planner<'_> {
     }
 
     /// Keys and values, or the parts of a key's definition, do not come in pairs.
-    fn unpaired(&mut self, spec: &'static Spec, error: KeyError) {
+    pub(super) fn unpaired(&mut self, spec: &'static Spec, error: KeyError) {
         let mut reply = Vec::new();
         crate::protocol::write::error(&mut reply, error.to_string());
         self.refuse(Some(spec), ErrorKind::WrongArity, reply);

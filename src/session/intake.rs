@@ -83,6 +83,7 @@ impl Turn {
             routes: &routes,
             protocol: self.client.protocol,
             now,
+            writes: false,
             full: None,
         };
         let (mut keys, mut bytes) = (0, 0);
@@ -201,7 +202,7 @@ impl Turn {
                 return Ok(None);
             }
             Err(error) => {
-                self.client.unqueueable(error.spec());
+                self.client.unqueueable(error.spec(), planner);
                 let mut text = vec![b'-'];
                 error.write_to(&mut text);
                 text.extend_from_slice(b"\r\n");
@@ -294,13 +295,19 @@ impl Turn {
         if client.transaction.is_some() && !route.is_immediate() {
             return client.queue(spec, route, args, source.bytes(), planner);
         }
+        planner.writes = !spec.is_readonly();
         match route {
             Route::Keyed => planner.keyed(spec, args, source),
             Route::Split => planner.split(spec, args, source),
             Route::AllShards => planner.everywhere(spec, source),
             Route::AnyShard => planner.anywhere(spec, source),
+            Route::Blocking => planner.blocking(spec, args, source),
+            Route::Replicas => planner.replicas(spec, args, source),
             Route::Local(local) => {
                 *closing |= local == Local::Quit;
+                if local == Local::Reset {
+                    planner.session.watch.take();
+                }
                 let mut reply = Vec::new();
                 client.answer(local, args, worker, &mut reply);
                 if reply.first() == Some(&b'-') {
@@ -312,7 +319,7 @@ impl Turn {
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }
-            Route::Transaction(step) => client.transact(step, spec, planner, worker),
+            Route::Transaction(step) => client.transact(step, spec, args, source, planner, worker),
             Route::Refused(reason) => {
                 planner
                     .fail(spec, &ClientError::Refused { command: spec.name.into(), reason: reason.into() });

@@ -3,7 +3,9 @@
 
 mod abandon;
 mod ahead;
+mod blocking;
 mod dispatch;
+mod errand;
 mod gather;
 mod info;
 mod intake;
@@ -19,7 +21,9 @@ mod spin;
 mod timeout;
 mod transaction;
 mod turn;
+mod wait;
 mod watch;
+mod watching;
 mod worker;
 
 use std::cell::{Cell, RefCell};
@@ -27,12 +31,17 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
 use crate::config::SessionConfig;
 use crate::metrics::{Closed, ServerError};
 use crate::net::Stream;
 
+use errand::Blocked;
 use pending::State;
+use watching::Watch;
 pub use worker::Worker;
 
 /// What a client's task and the links share of it.
@@ -48,6 +57,16 @@ pub struct Session {
     /// What its task is to do besides, in its next turn.
     order: Cell<Order>,
     state: RefCell<State>,
+    /// The task that carries out a command which needs one,
+    errand: RefCell<Option<AbortOnDropHandle<()>>>,
+    /// where it waits at a node,
+    blocked: RefCell<Option<Blocked>>,
+    /// or that it waits in line for a connection, and how another client ended that.
+    in_line: Cell<bool>,
+    unblocked: Cell<Option<bool>>,
+    in_line_ended: Notify,
+    /// The keys that the client watches.
+    watch: RefCell<Option<Watch>>,
 }
 
 /// What others make a session's task do; the greater one counts.
@@ -131,12 +150,29 @@ impl Session {
 pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
     let (order, place) = (Cell::default(), worker.next_place());
-    let session = Rc::new(Session { id, place, worker: worker.clone(), settings, wakeup, order, state });
+    let session = Rc::new(Session {
+        id,
+        place,
+        worker: worker.clone(),
+        settings,
+        wakeup,
+        order,
+        state,
+        errand: RefCell::default(),
+        blocked: RefCell::default(),
+        in_line: Cell::default(),
+        unblocked: Cell::default(),
+        in_line_ended: Notify::new(),
+        watch: RefCell::default(),
+    });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;
+    let waits = session.is_on_errand();
+    // What waits at a node for this client ends at once: nothing is popped for somebody who has gone.
+    drop((session.errand.take(), session.blocked.take(), session.watch.take()));
     let (held, _) = session.state.borrow().held();
-    worker.backend.metrics.abandoned.add(held as u64);
+    worker.backend.metrics.abandoned.add(held as u64 + u64::from(waits));
     let mut state = session.state.borrow_mut();
     state.leave();
     worker.count_held(&mut state);

@@ -42,6 +42,10 @@ pub(crate) enum Progress {
 }
 
 impl Pending {
+    pub(super) fn only_reads(&self) -> bool {
+        self.spec.is_some_and(Spec::is_readonly)
+    }
+
     /// Whether it is a transaction.
     pub(super) fn is_exec(&self) -> bool {
         self.spec.is_some_and(|spec| spec.route == Route::Transaction(Transact::Exec))
@@ -80,6 +84,8 @@ pub(crate) struct State {
     /// Bytes of replies that wait for those to earlier commands.
     pub(super) early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
+    /// The links that carried its writes, by [`Link::bit`](crate::backend::Link::bit).
+    pub(crate) wrote: u64,
     /// The routes' version that the commands in the queue were sent by.
     pub(crate) version: u64,
     /// What the worker was told of what is held.

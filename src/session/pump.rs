@@ -77,6 +77,9 @@ impl Session {
                         }
                         let alone = held.alone || (routes.is_open(slot) && has_several_keys(&held.request));
                         state.set_link(held.ticket, link.id());
+                        if !state.get(held.ticket.seq).is_some_and(|pending| pending.only_reads()) {
+                            state.wrote |= link.bit();
+                        }
                         let earlier = state.earlier(held.ticket);
                         self.send_held(&link, &held, earlier);
                         lanes.sent(slot, held.ticket, link.id(), held.history, alone);

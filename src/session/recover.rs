@@ -8,7 +8,7 @@ use super::gather::Gather;
 use super::lanes::{Held, History, Next, Touched, Unconfirmed};
 use super::pending::{Pending, Progress, State};
 use super::{Order, Session};
-use crate::backend::{Loss, Reply, Request, Ticket};
+use crate::backend::{Link, Loss, Reply, Request, Ticket};
 use crate::command::{Flags, Merge, Route, resolve};
 use crate::config::OnIndoubt;
 use crate::error::ClientError;
@@ -44,21 +44,12 @@ impl Session {
         request: Request<'_>,
     ) -> bool {
         let from = request.link().addr().clone();
-        let Some(mut signal) = Signal::parse(reply, &from) else { return false };
-        // A redirect may call a node by its host name; everybody else calls it by its address.
-        if let Signal::Moved { to, .. } | Signal::Ask { to, .. } = &mut signal
-            && let Some(known) = self.worker.routes.borrow().known(to)
-        {
-            *to = known.clone();
-        }
         let slot = state.slot(ticket);
+        let Some(signal) = self.signal(reply, request.link(), slot) else { return false };
         let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
         // Scripts and functions can answer with such a text of their own making.
         let may_be_own = spec.flags.has(Flags::NO_MANDATORY_KEYS);
         if may_be_own && !signal.is_exact(reply) {
-            return false;
-        }
-        if matches!(&signal, Signal::Moved { slot: s, .. } | Signal::Ask { slot: s, .. } if *s != slot) {
             return false;
         }
         // No refresh can tell a node that has gone from its address from a script that makes it up.
@@ -80,12 +71,27 @@ impl Session {
                 (Next::Ask(to.clone()), 0)
             }
             Some(_) => (Next::Owner, 0),
-            None => self.follow(&signal, &request, history.tries),
+            None => self.follow(&signal, request.link(), history.tries),
         };
         let alone = !matches!(signal, Signal::Moved { .. } | Signal::Ask { .. });
         let held = Held { history, next, unconfirmed, alone, ..self.held(ticket, request.to_bytes(), wait) };
         state.hold(slot, held);
         true
+    }
+
+    /// What the cluster says in a reply to a command for `slot`, if it is not the command's own.
+    pub(super) fn signal(&self, reply: &[u8], link: &Link, slot: u16) -> Option<Signal> {
+        let mut signal = Signal::parse(reply, link.addr())?;
+        // A redirect may call a node by its host name; everybody else calls it by its address.
+        if let Signal::Moved { to, .. } | Signal::Ask { to, .. } = &mut signal
+            && let Some(known) = self.worker.routes.borrow().known(to)
+        {
+            *to = known.clone();
+        }
+        match &signal {
+            Signal::Moved { slot: s, .. } | Signal::Ask { slot: s, .. } if *s != slot => None,
+            _ => Some(signal),
+        }
     }
 
     /// What has to be confirmed about a redirect by `from` that may be a script's own words, and by whom.
@@ -100,14 +106,14 @@ impl Session {
     }
 
     /// Where to go after `signal`, and how long to wait before (nanoseconds).
-    fn follow(&self, signal: &Signal, request: &Request<'_>, tries: u32) -> (Next, u64) {
-        let from = request.link().addr();
+    pub(super) fn follow(&self, signal: &Signal, link: &Link, tries: u32) -> (Next, u64) {
+        let from = link.addr();
         let mut routes = self.worker.routes.borrow_mut();
         let prompt = if tries <= PROMPT { 0 } else { backoff(tries - PROMPT) };
         match signal {
             Signal::Moved { to, .. } if to == from => {
                 // The connection leads to somebody else than who has that address now.
-                routes.replace(request.link());
+                routes.replace(link);
                 (Next::Owner, backoff(tries))
             }
             Signal::Moved { slot, to } => match routes.moved(*slot, to, from) {
@@ -248,7 +254,7 @@ fn gather_of(pending: &mut Pending, how: Merge, keys: usize) -> &mut Gather {
     }
 }
 
-fn kind(signal: &Signal) -> Redirect {
+pub(super) fn kind(signal: &Signal) -> Redirect {
     match signal {
         Signal::Moved { .. } => Redirect::Moved,
         Signal::Ask { .. } => Redirect::Ask,

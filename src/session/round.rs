@@ -34,6 +34,7 @@ impl Worker {
         levels.raise(Reached::LinkQueue, fullest.unwrap_or(0), limits.link_queue);
         let gate = &self.backend.gate;
         levels.raise(Reached::MaxConnectionsPerNode, gate.most_connected(), gate.most());
+        levels.raise(Reached::DedicatedPerNode, gate.most_dedicated(), gate.dedicated());
         for (bound, used, limit) in self.backend.memory.levels() {
             levels.raise(bound, used, limit);
         }
@@ -63,6 +64,7 @@ fn give_back_free_pages() {
 
 impl Session {
     fn round(&self, now: u64, levels: &mut Levels) {
+        self.look_after_wait();
         let mut state = self.state.borrow_mut();
         let limits = &self.settings.limits;
         levels.raise(Reached::InputHard, state.kept_told.input, limits.input_hard);

@@ -36,6 +36,8 @@ pub(super) struct Transaction {
     order: Vec<u32>,
     /// A command was refused when it was to be queued: EXEC is too.
     failed: bool,
+    /// Keys are watched: all must be in their slot.
+    watches: bool,
 }
 
 /// Requests that go to a node in one piece.
@@ -49,6 +51,12 @@ struct Block {
 }
 
 impl Transaction {
+    /// One whose commands must be in the slot of the watched keys, if there are such.
+    fn new(watched: Option<u16>) -> Self {
+        let blocks = watched.map(|slot| Block::new(Some(slot))).into_iter().collect();
+        Transaction { blocks, watches: watched.is_some(), ..Transaction::default() }
+    }
+
     /// Bytes of memory that it takes.
     pub(super) fn memory(&self) -> usize {
         self.blocks.iter().map(|block| block.requests.capacity()).sum::<usize>() + self.here.capacity()
@@ -78,7 +86,7 @@ impl Transaction {
         }
         let slot = match route {
             Route::Keyed if spec.keys.is_empty() => None,
-            Route::Keyed | Route::Split => match plan::slot(spec, args) {
+            Route::Keyed | Route::Split | Route::Blocking => match plan::slot(spec, args) {
                 Ok((slot, keys)) => Some((slot, keys)),
                 Err(PlanError::CrossSlot) => return Err(ClientError::CrossSlot),
                 Err(PlanError::Keys(KeyError::LetServerAnswer)) => None,
@@ -88,7 +96,9 @@ impl Transaction {
             Route::AnyShard => None,
             Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
             Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
-            Route::AllShards => return Err(refused("it goes to several nodes, and a transaction to one")),
+            Route::AllShards | Route::Replicas => {
+                return Err(refused("it goes to several nodes, and a transaction to one"));
+            }
             Route::Refused(reason) => return Err(refused(reason)),
         };
         let at = self.block(slot.map(|(slot, _)| slot), across)?;
@@ -117,10 +127,13 @@ impl Transaction {
             self.blocks[at].slot = self.blocks[at].slot.or(slot);
             return Ok(at);
         }
+        if self.watches {
+            return Err(ClientError::CrossSlotWatch);
+        }
         if !self.blocks.is_empty() && across == CrossSlot::Error {
             return Err(ClientError::CrossSlotTransaction);
         }
-        self.blocks.push(Block { slot, keys: 0, commands: 0, requests: MULTI.to_vec() });
+        self.blocks.push(Block::new(slot));
         Ok(self.blocks.len() - 1)
     }
 }
@@ -131,7 +144,11 @@ impl Client {
     pub(super) fn barrier(&self, route: Route) -> Barrier {
         let keyless = |transaction: &Transaction| transaction.blocks.iter().any(|b| b.slot.is_none());
         match (route, &self.transaction) {
-            (Route::Transaction(Transact::Exec), Some(transaction)) if keyless(transaction) => Barrier::Full,
+            (Route::Transaction(Transact::Exec), Some(transaction))
+                if transaction.watches || keyless(transaction) =>
+            {
+                Barrier::Full
+            }
             (Route::Local(_), _) if route.is_immediate() => Barrier::Full,
             _ => Barrier::None,
         }
@@ -139,10 +156,13 @@ impl Client {
 
     /// A request within MULTI could not be resolved.
     #[cold]
-    pub(super) fn unqueueable(&mut self, spec: Option<&'static Spec>) {
+    pub(super) fn unqueueable(&mut self, spec: Option<&'static Spec>, planner: &Planner<'_>) {
         match spec.map(|spec| spec.route) {
             // A server gives up the whole transaction here.
-            Some(Route::Transaction(Transact::Exec)) => self.transaction = None,
+            Some(Route::Transaction(Transact::Exec)) => {
+                self.transaction = None;
+                planner.session.watch.take();
+            }
             _ => self.transaction.iter_mut().for_each(|transaction| transaction.fail()),
         }
     }
@@ -175,6 +195,8 @@ impl Client {
         &mut self,
         what: Transact,
         spec: &'static Spec,
+        args: &Args<'_>,
+        source: Source<'_>,
         planner: &mut Planner<'_>,
         worker: &Worker,
     ) {
@@ -182,7 +204,8 @@ impl Client {
         match what {
             Transact::Multi if nested => planner.refuse_as(spec, "ERR MULTI calls can not be nested"),
             Transact::Multi => {
-                self.transaction = Some(Box::default());
+                let watched = planner.session.watch.borrow().as_ref().map(|watch| watch.slot);
+                self.transaction = Some(Box::new(Transaction::new(watched)));
                 planner.ok(spec);
             }
             Transact::Exec | Transact::Discard if !nested => {
@@ -192,27 +215,34 @@ impl Client {
             Transact::Exec => self.exec(spec, planner, worker),
             Transact::Discard => {
                 self.transaction = None;
+                planner.session.watch.take();
                 planner.ok(spec);
             }
             Transact::Watch if nested => planner.refuse_as(spec, "ERR WATCH inside MULTI is not allowed"),
-            Transact::Watch => {
-                let reason = "watching keys is not supported yet".into();
-                planner.fail(spec, &ClientError::Refused { command: spec.name.into(), reason });
+            Transact::Watch => planner.watch(spec, args, source),
+            Transact::Unwatch => {
+                planner.session.watch.take();
+                planner.ok(spec);
             }
-            Transact::Unwatch => planner.ok(spec),
         }
     }
 
     fn exec(&mut self, spec: &'static Spec, planner: &mut Planner<'_>, worker: &Worker) {
         let Some(transaction) = self.transaction.take() else { return };
-        let Transaction { blocks, here, mut order, failed } = *transaction;
+        let Transaction { mut blocks, here, mut order, failed, watches } = *transaction;
         if failed {
+            planner.session.watch.take();
             return planner.refuse_as(spec, "EXECABORT Transaction discarded because of previous errors.");
         }
         let count = order.len();
         let here = self.answers(&here, order.iter().filter(|at| **at == HERE).count(), worker);
         if blocks.is_empty() {
             return planner.answer(Some(spec), here.into());
+        }
+        if watches && let Some(block) = blocks.pop() {
+            order.iter_mut().filter(|at| **at == HERE).for_each(|at| *at = 1);
+            let earlier = block.commands + 1;
+            return planner.exec_watched(spec, block.finish(), earlier, order, here);
         }
         if blocks.len() == 1 && blocks[0].commands as usize == count {
             return blocks.into_iter().for_each(|block| {
@@ -246,6 +276,10 @@ impl Client {
 }
 
 impl Block {
+    fn new(slot: Option<u16>) -> Self {
+        Block { slot, keys: 0, commands: 0, requests: MULTI.to_vec() }
+    }
+
     fn finish(mut self) -> Bytes {
         self.requests.extend_from_slice(EXEC);
         self.requests.into()
@@ -272,7 +306,7 @@ impl Planner<'_> {
     }
 
     /// Answers with an error of a server's own.
-    fn refuse_as(&mut self, spec: &'static Spec, text: impl AsRef<[u8]>) {
+    pub(super) fn refuse_as(&mut self, spec: &'static Spec, text: impl AsRef<[u8]>) {
         let mut reply = Vec::new();
         write::error(&mut reply, text);
         self.refuse(Some(spec), ErrorKind::BadArgument, reply);

@@ -88,6 +88,9 @@ impl Turn {
             return Poll::Ready(());
         }
         self.closing |= self.worker.drain.is_cancelled();
+        if (self.eof || self.closing) && self.session.is_on_errand() {
+            self.end_errand();
+        }
         let mut stop = if self.input.is_empty() { Stop::Empty } else { self.plan_input() };
         let mut reads = 0;
         while stop != Stop::Budget && reads < TURN_READS {
@@ -147,6 +150,15 @@ impl Turn {
             reason = reason.label(),
             "closing a client"
         );
+    }
+
+    /// The client, or the proxy, goes: what waits for it at a node must not follow it.
+    #[cold]
+    fn end_errand(&mut self) {
+        self.session.errand.take();
+        self.closing = true;
+        self.session.state.borrow_mut().abandon_all();
+        self.worker.backend.metrics.abandoned.add(1);
     }
 
     /// The place has been reached at which a write's unknown outcome closes the connection.

@@ -1,0 +1,156 @@
+//! Connections that one session has for itself for a while: for commands that wait at the node, and for watched
+//! keys. They are links like the shared ones, given out one by one and given back; see [`Node::dedicated`].
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
+
+use super::link::{Link, State};
+use super::{Down, Node};
+use crate::protocol::Protocol;
+
+/// A connection that nobody has used for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What a session needs a connection for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A command that waits at the node until somebody else acts.
+    Blocking,
+    /// Watched keys: from a reserve of their own, so that who produces never waits for those who consume.
+    Watching,
+}
+
+/// A connection of a session's own. Dropping it gives it back if nothing is on its way, and else closes it at once,
+/// which ends what waits at the node.
+#[derive(Debug)]
+pub struct Dedicated {
+    node: Rc<Node>,
+    link: Rc<Link>,
+    connection: Option<Connection>,
+}
+
+/// One connection and the right to have it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) link: Rc<Link>,
+    protocol: Protocol,
+    purpose: Use,
+    since: Instant,
+    _right: Option<OwnedSemaphorePermit>,
+}
+
+impl Node {
+    /// A connection to this node for the caller alone. Waits in line, in the order of all that ask in this process,
+    /// while all of `dedicated_per_node` are taken, and while the node may not be dialled for reasons of politeness:
+    /// it is for the caller to give up.
+    ///
+    /// # Errors
+    /// The node can't be connected to now.
+    pub async fn dedicated(self: &Rc<Self>, protocol: Protocol, purpose: Use) -> Result<Dedicated, Down> {
+        if let Some(connection) = self.take_free(protocol, purpose) {
+            return Ok(self.given(connection));
+        }
+        let right = self.backend().gate.line(self.addr(), purpose).wait(&self.backend().metrics).await;
+        loop {
+            match self.open_dedicated(protocol) {
+                Ok(link) => {
+                    let since = Instant::now();
+                    return Ok(self.given(Connection { link, protocol, purpose, since, _right: right }));
+                }
+                Err(down) if down.since.is_some() => return Err(down),
+                Err(down) => sleep(down.until.saturating_duration_since(Instant::now())).await,
+            }
+        }
+    }
+
+    fn take_free(&self, protocol: Protocol, purpose: Use) -> Option<Connection> {
+        let mut free = self.free().borrow_mut();
+        free.retain(|connection| connection.link.takes_commands());
+        let at = free.iter().rposition(|free| free.protocol == protocol && free.purpose == purpose)?;
+        Some(free.swap_remove(at))
+    }
+
+    fn given(self: &Rc<Self>, connection: Connection) -> Dedicated {
+        self.in_use().borrow_mut().insert(connection.link.id(), connection.link.clone());
+        Dedicated { node: self.clone(), link: connection.link.clone(), connection: Some(connection) }
+    }
+
+    fn take_back(&self, connection: Connection) {
+        let link = &connection.link;
+        self.in_use().borrow_mut().remove(&link.id());
+        let on_way = link.queue.borrow().entries.iter().any(|entry| entry.receiver.is_some());
+        let is_clean = link.state.get() == State::Up && !on_way;
+        if !is_clean || self.is_retired() || self.somebody_waits() {
+            return link.end();
+        }
+        self.free().borrow_mut().push(Connection { since: Instant::now(), ..connection });
+    }
+
+    /// Looks after the connections that sessions have for themselves: those that nobody has used for long, or that
+    /// somebody in another worker waits for, are closed. Whoever waits at a node for long relies on the node's shared
+    /// links to notice that it hangs, so that there must be one.
+    pub(super) fn check_dedicated(self: &Rc<Self>, limit: u32, idle: u32) {
+        let somebody_waits = self.somebody_waits();
+        self.free().borrow_mut().retain(|free| {
+            let stays = !somebody_waits && free.since.elapsed() < IDLE && free.link.takes_commands();
+            if !stays {
+                free.link.end();
+            }
+            stays
+        });
+        let in_use: Vec<Rc<Link>> = self.in_use().borrow().values().cloned().collect();
+        if in_use.is_empty() {
+            return;
+        }
+        let is_long = |since: Instant| since.elapsed() > self.backend().settings.link_timeout;
+        if self.down_since().is_some_and(is_long) {
+            self.give_up_dedicated();
+        } else if self.is_retired() {
+            // A node that lives says by itself that it serves the slot no more.
+            in_use.iter().for_each(|link| _ = link.check(limit, idle));
+        } else {
+            _ = self.link(Protocol::Resp2, 0);
+        }
+    }
+
+    /// The node does not answer: nobody waits there any longer.
+    pub(super) fn give_up_dedicated(&self) {
+        for link in self.in_use().borrow().values() {
+            link.give_up("no reply within link_timeout");
+        }
+    }
+
+    fn somebody_waits(&self) -> bool {
+        [Use::Blocking, Use::Watching]
+            .iter()
+            .any(|purpose| self.backend().gate.waiting(self.addr(), *purpose))
+    }
+}
+
+impl Dedicated {
+    /// The connection.
+    pub fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// The node that it leads to.
+    pub fn node(&self) -> &Rc<Node> {
+        &self.node
+    }
+
+    /// The protocol that is spoken on it.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.connection.as_ref().map(|connection| connection.protocol)
+    }
+}
+
+impl Drop for Dedicated {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.node.take_back(connection);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Commands that a task of their own carries out, on a connection of the session's own: those that wait at a node,
+//! and those about watched keys. All of them are barriers, so that nothing else of the session is on its way.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Session;
+use super::lanes::Next;
+use super::recover::{backoff, kind};
+use crate::backend::{Dedicated, Link, Node, Reply, Ticket, Use};
+use crate::command::Spec;
+use crate::error::ClientError;
+use crate::metrics::{Reached, Redirect, ServerError};
+use crate::protocol::Protocol;
+use crate::route::Signal;
+use crate::topology::Cause;
+
+/// A command that was on a node for so long has been waiting there; it has a whole deadline again to find its next
+/// node.
+const WAITED: Duration = Duration::from_secs(1);
+
+/// One command of a session, while a task carries it out.
+#[derive(Debug)]
+pub(super) struct Errand {
+    pub(super) session: Rc<Session>,
+    pub(super) seq: u64,
+    pub(super) spec: &'static Spec,
+    pub(super) slot: u16,
+    pub(super) protocol: Protocol,
+}
+
+/// What an errand has been through since it was at no node.
+#[derive(Debug)]
+pub(super) struct Hold {
+    deadline: Instant,
+    tries: u32,
+    next: Next,
+    /// The last error that the cluster gave.
+    error: Option<Bytes>,
+}
+
+/// Where a session waits at a node.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    pub(super) node: Rc<Node>,
+    pub(super) link: Rc<Link>,
+    pub(super) slot: u16,
+    /// It came there by ASK.
+    pub(super) asked: bool,
+    /// It was called back, to ask again.
+    pub(super) recalled: Cell<bool>,
+}
+
+/// What a reply means to an errand.
+pub(super) enum Verdict {
+    /// It is the command's own.
+    Final,
+    /// Not executed: to be tried again, as the hold says now.
+    Again,
+}
+
+impl Session {
+    /// Lets a task carry out command `seq`. It ends with the session, and with the client's end of sending.
+    pub(super) fn send_out(&self, work: impl Future<Output = ()> + 'static) {
+        *self.errand.borrow_mut() = Some(AbortOnDropHandle::new(spawn_local(work)));
+    }
+
+    /// Whether a task carries out a command of this session.
+    pub(super) fn is_on_errand(&self) -> bool {
+        self.errand.borrow().as_ref().is_some_and(|task| !task.is_finished())
+    }
+
+    /// Calls back what waits at the source of a slot that is being moved: what it waits for may be put at the target.
+    pub(super) fn look_after_wait(&self) {
+        let blocked = self.blocked.borrow();
+        let Some(blocked) = &*blocked else { return };
+        let is_open = self.worker.routes.borrow().is_open(blocked.slot);
+        if is_open && !blocked.asked && !blocked.recalled.replace(true) && !self.end_wait(blocked, false) {
+            blocked.recalled.set(false);
+        }
+    }
+
+    /// Ends what this session waits for, as CLIENT UNBLOCK does it. False if it waits for nothing.
+    pub fn unblock(&self, error: bool) -> bool {
+        if let Some(blocked) = &*self.blocked.borrow() {
+            blocked.recalled.set(false);
+            return self.end_wait(blocked, error);
+        }
+        let waits = self.in_line.get();
+        if waits {
+            self.unblocked.set(Some(error));
+            self.in_line_ended.notify_one();
+        }
+        waits
+    }
+
+    fn end_wait(&self, blocked: &Blocked, error: bool) -> bool {
+        let (Some(id), Ok(link)) = (blocked.link.client_id(), blocked.node.link(Protocol::Resp2, self.place))
+        else {
+            return false;
+        };
+        link.push_unblock(id, error);
+        true
+    }
+}
+
+impl Hold {
+    /// Until when a node is to be found.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl Errand {
+    /// The beginning of the search for a node.
+    pub(super) fn hold(&self) -> Hold {
+        let deadline = Instant::now() + self.session.settings.limits.command_deadline;
+        Hold { deadline, tries: 0, next: Next::Owner, error: None }
+    }
+
+    /// A connection to whoever serves the slot now; true with it if ASKING must go before the command.
+    ///
+    /// # Errors
+    /// None was found within the deadline: the reply for the client.
+    pub(super) async fn reach(&self, hold: &mut Hold, purpose: Use) -> Result<(Dedicated, bool), Bytes> {
+        loop {
+            let (node, asked) = {
+                let mut routes = self.session.worker.routes.borrow_mut();
+                match &hold.next {
+                    Next::Ask(addr) => (routes.node(addr), true),
+                    Next::Owner => (routes.owner(self.slot).cloned(), false),
+                }
+            };
+            let (cause, reason) = match node {
+                None => (Cause::Uncovered, "Hash slot not served"),
+                Some(node) => match node.dedicated(self.protocol, purpose).await {
+                    Ok(dedicated) => return Ok((dedicated, asked)),
+                    Err(_) => (Cause::Connection, "The node is down"),
+                },
+            };
+            hold.next = Next::Owner;
+            self.session.worker.topology.ask(cause, None);
+            self.pause(hold, 0, reason).await?;
+        }
+    }
+
+    /// Waits before the next try, at least `wait` nanoseconds.
+    ///
+    /// # Errors
+    /// The deadline is over: the reply for the client.
+    pub(super) async fn pause(&self, hold: &mut Hold, wait: u64, reason: &'static str) -> Result<(), Bytes> {
+        hold.tries += 1;
+        let wait = Duration::from_nanos(wait.max(backoff(hold.tries)));
+        if Instant::now() + wait > hold.deadline {
+            sleep_until(hold.deadline.into()).await;
+            let metrics = &self.session.worker.backend.metrics;
+            metrics.reached[Reached::CommandDeadline.index()].add(1);
+            let error = ClientError::ClusterDown { reason: reason.into() };
+            metrics.error(Some(self.spec.id), error.kind());
+            return Err(hold.error.take().unwrap_or_else(|| error.reply().into()));
+        }
+        sleep(wait).await;
+        Ok(())
+    }
+
+    /// What to do about a reply that `link` gave after `took`.
+    ///
+    /// # Errors
+    /// The deadline is over: the reply for the client.
+    pub(super) async fn judge(
+        &self,
+        reply: &Bytes,
+        link: &Rc<Link>,
+        took: Duration,
+        hold: &mut Hold,
+    ) -> Result<Verdict, Bytes> {
+        let metrics = &self.session.worker.backend.metrics;
+        if took > WAITED {
+            let deadline = Instant::now() + self.session.settings.limits.command_deadline;
+            (hold.deadline, hold.tries) = (deadline, 0);
+        }
+        let (next, wait) = if reply.starts_with(b"-UNBLOCKED force unblock") {
+            // The node is no primary any more, and closes the connection.
+            metrics.redirects[Redirect::ReadOnly as usize].add(1);
+            self.session.worker.topology.ask(Cause::Uncovered, None);
+            (Next::Owner, 0)
+        } else {
+            match self.session.signal(reply, link, self.slot) {
+                None => return Ok(Verdict::Final),
+                Some(signal) => {
+                    metrics.redirects[kind(&signal) as usize].add(1);
+                    hold.error = Some(reply.clone());
+                    let (next, wait) = self.session.follow(&signal, link, hold.tries + 1);
+                    if matches!(signal, Signal::Moved { .. } | Signal::Ask { .. }) && wait == 0 {
+                        (hold.next, hold.tries) = (next, hold.tries + 1);
+                        return Ok(Verdict::Again);
+                    }
+                    (next, wait)
+                }
+            }
+        };
+        hold.next = next;
+        self.pause(hold, wait, "The cluster is changing").await?;
+        Ok(Verdict::Again)
+    }
+
+    /// The connection ended before the reply to something that may be repeated.
+    ///
+    /// # Errors
+    /// The deadline is over: the reply for the client.
+    pub(super) async fn lost(&self, hold: &mut Hold) -> Result<(), Bytes> {
+        let worker = &self.session.worker;
+        worker.backend.metrics.redirects[Redirect::Lost as usize].add(1);
+        worker.topology.ask(Cause::Connection, None);
+        hold.next = Next::Owner;
+        self.pause(hold, 0, "The node does not answer").await
+    }
+
+    /// The connection to `link`'s node ended with a write on its way.
+    pub(super) fn in_doubt(&self, link: &Link) -> Option<Bytes> {
+        let error = ClientError::Indoubt { node: link.addr().clone() };
+        let mut state = self.session.state.borrow_mut();
+        self.session.in_doubt(&mut state, self.seq, &error).map(Bytes::from)
+    }
+
+    /// A server's reply when the time is over, or a watched key was changed.
+    pub(super) fn nothing(&self) -> Bytes {
+        Bytes::from_static(match self.protocol {
+            Protocol::Resp2 => b"*-1\r\n",
+            Protocol::Resp3 => b"_\r\n",
+        })
+    }
+
+    /// Answers the command; with nothing if the connection ends there.
+    pub(super) fn finish(self, reply: Option<Bytes>) {
+        let (session, backend) = (&self.session, &self.session.worker.backend);
+        let mut state = session.state.borrow_mut();
+        if let Some(reply) = reply
+            && !state.gone
+        {
+            if reply.first() == Some(&b'-') {
+                backend.metrics.server_error(Some(self.spec.id), ServerError::of(&reply));
+            }
+            let ticket = Ticket { seq: self.seq, part: 0 };
+            state.complete(ticket, Reply::Large(reply), backend.clock.tick(), &backend.metrics);
+        }
+        session.wakeup.wake();
+    }
+}
+
+/// What comes of `work`, or nothing if it takes longer than until `deadline`, if there is one.
+pub(super) async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        None => Some(work.await),
+        Some(deadline) => timeout_at(deadline.into(), work).await.ok(),
+    }
+}

@@ -1,0 +1,166 @@
+//! WAIT and WAITAOF: how many replicas have what this session wrote.
+//!
+//! A node counts for the connection that asks, and the writes came over shared links: so each link that carried some
+//! is asked, in a form that never blocks it, after a connection of its own has made the node's replicas acknowledge.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use super::dispatch::{Planner, Source};
+use super::errand::{Errand, within};
+use super::recover::backoff;
+use crate::backend::{Link, Use};
+use crate::command::Spec;
+use crate::protocol::{Args, integer, write};
+
+/// Asks for more replicas than there are, so that the node asks all of them, for one millisecond.
+const ACKNOWLEDGE: &[u8] = b"*3\r\n$4\r\nWAIT\r\n$7\r\n1000000\r\n$1\r\n1\r\n";
+const COUNT: &[u8] = b"*3\r\n$4\r\nWAIT\r\n$1\r\n0\r\n$1\r\n0\r\n";
+const COUNT_AOF: &[u8] = b"*4\r\n$7\r\nWAITAOF\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\n0\r\n";
+
+/// What a call waits for.
+struct Wanted {
+    /// WAITAOF: whether the node itself must have it on disk.
+    local: Option<i64>,
+    replicas: i64,
+    until: Option<Instant>,
+}
+
+/// What the nodes say.
+#[derive(Clone, Copy)]
+struct Counted {
+    local: i64,
+    replicas: i64,
+}
+
+impl Planner<'_> {
+    /// Lets a task wait for the replicas.
+    pub(super) fn replicas(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        let wanted = match Wanted::read(args) {
+            Ok(wanted) => wanted,
+            Err(text) => return self.refuse_as(spec, text),
+        };
+        let written = std::mem::take(&mut self.state.wrote);
+        let mut links = self.session.worker.backend.all_links();
+        links.retain(
+            |link| if written == 0 { link.bit() != 0 && link.is_up() } else { written & link.bit() != 0 },
+        );
+        if written == 0 {
+            // Nothing has to be there: any node tells how many replicas it has.
+            links.truncate(1);
+        }
+        // A link that has ended took with it how far it had written.
+        let found = links.iter().fold(0, |found, link| found | link.bit());
+        self.state.wrote = found & written;
+        let is_whole = !links.is_empty() && found & written == written;
+        let errand = self.errand(spec, 0, request.bytes().len());
+        self.session.send_out(errand.wait(if is_whole { links } else { Vec::new() }, wanted));
+    }
+}
+
+impl Wanted {
+    fn read(args: &Args<'_>) -> Result<Self, &'static str> {
+        let number = |at: usize| integer(args.get(at)).ok_or("ERR value is not an integer or out of range");
+        let last = args.len() - 1;
+        let local = if last == 3 { Some(number(1)?) } else { None };
+        if local.is_some_and(|local| !(0..=1).contains(&local)) {
+            return Err("ERR value is out of range, must be between 0 and 1");
+        }
+        let replicas = number(last - 1)?;
+        let timeout = integer(args.get(last)).ok_or("ERR timeout is not an integer or out of range")?;
+        let timeout = u64::try_from(timeout).map_err(|_| "ERR timeout is negative")?;
+        let until = (timeout > 0).then(|| Instant::now() + Duration::from_millis(timeout));
+        Ok(Wanted { local, replicas, until })
+    }
+
+    fn is_met(&self, counted: Counted) -> bool {
+        counted.replicas >= self.replicas && self.local.is_none_or(|local| counted.local >= local)
+    }
+
+    fn none(&self) -> Bytes {
+        self.reply(Counted { local: 0, replicas: 0 }).into()
+    }
+
+    fn reply(&self, counted: Counted) -> Vec<u8> {
+        let mut reply = Vec::new();
+        if self.local.is_some() {
+            write::array(&mut reply, 2);
+            write::integer(&mut reply, counted.local);
+        }
+        write::integer(&mut reply, counted.replicas);
+        reply
+    }
+}
+
+impl Errand {
+    /// Counts until it is enough, or the time is over. Where a link is lost nothing is known any more: none.
+    async fn wait(self, links: Vec<Rc<Link>>, wanted: Wanted) {
+        let counted = Cell::new(Counted { local: 0, replicas: 0 });
+        let ended = match links.is_empty() {
+            true => None,
+            false => within(wanted.until, self.count_until_met(&links, &wanted, &counted)).await.flatten(),
+        };
+        self.finish(Some(ended.unwrap_or_else(|| wanted.reply(counted.get()).into())));
+    }
+
+    /// The reply where that is not what was counted last.
+    async fn count_until_met(
+        &self,
+        links: &[Rc<Link>],
+        wanted: &Wanted,
+        counted: &Cell<Counted>,
+    ) -> Option<Bytes> {
+        for tries in 1.. {
+            match self.count(links, wanted).await {
+                Ok(now) => counted.set(now),
+                Err(reply) => return Some(reply),
+            }
+            if wanted.is_met(counted.get()) {
+                break;
+            }
+            sleep(Duration::from_nanos(backoff(tries))).await;
+        }
+        None
+    }
+
+    /// The smallest counts of all the links' nodes.
+    ///
+    /// # Errors
+    /// A link was lost, or the node answered with an error, which is the reply.
+    async fn count(&self, links: &[Rc<Link>], wanted: &Wanted) -> Result<Counted, Bytes> {
+        let mut least = Counted { local: i64::MAX, replicas: i64::MAX };
+        for link in links {
+            let Some(node) = self.session.worker.routes.borrow_mut().node(link.addr()) else {
+                return Err(wanted.none());
+            };
+            if let Ok(own) = node.dedicated(self.protocol, Use::Watching).await {
+                _ = own.link().call(Bytes::from_static(ACKNOWLEDGE), 0, false).await;
+            }
+            let request = if wanted.local.is_some() { COUNT_AOF } else { COUNT };
+            let Ok(answer) = link.call(Bytes::from_static(request), 0, false).await else {
+                return Err(wanted.none());
+            };
+            if answer.reply.first() == Some(&b'-') {
+                return Err(answer.reply);
+            }
+            let mut numbers = answer
+                .reply
+                .split(|byte| *byte == b'\n')
+                .filter_map(|line| integer(line.strip_prefix(b":")?.strip_suffix(b"\r")?));
+            let first = numbers.next().unwrap_or(0);
+            let counted = match wanted.local {
+                Some(_) => Counted { local: first, replicas: numbers.next().unwrap_or(0) },
+                None => Counted { local: 0, replicas: first },
+            };
+            least = Counted {
+                local: least.local.min(counted.local),
+                replicas: least.replicas.min(counted.replicas),
+            };
+        }
+        Ok(least)
+    }
+}

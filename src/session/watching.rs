@@ -1,0 +1,167 @@
+//! WATCH to EXEC: watched keys live on a connection of the session's own, and so does their transaction.
+
+use bytes::Bytes;
+
+use super::dispatch::{Planner, Source};
+use super::errand::{Errand, Verdict, within};
+use super::lanes::Touched;
+use super::transaction::{aborted, deciding};
+use crate::backend::{Dedicated, Use};
+use crate::command::{Merge, Spec};
+use crate::error::ClientError;
+use crate::protocol::Args;
+use crate::route::merge::merge;
+use crate::route::plan::{self, PlanError};
+
+const OK: &[u8] = b"+OK\r\n";
+
+/// What a session watches. Whoever gets the connection next finds nothing watched.
+#[derive(Debug)]
+pub(super) struct Watch {
+    own: Dedicated,
+    pub(super) slot: u16,
+    /// It came to its node by ASK.
+    asked: bool,
+    /// A key may have been changed unseen: EXEC answers nil.
+    broken: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.own.link().push_unwatch();
+    }
+}
+
+impl Planner<'_> {
+    /// Lets a task watch keys.
+    pub(super) fn watch(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        let slot = match plan::slot(spec, args) {
+            Ok((slot, _)) => slot,
+            Err(PlanError::CrossSlot) => return self.fail(spec, &ClientError::CrossSlotWatch),
+            Err(PlanError::Keys(error)) => return self.unpaired(spec, error),
+        };
+        if self.session.watch.borrow().as_ref().is_some_and(|watch| watch.slot != slot) {
+            return self.fail(spec, &ClientError::CrossSlotWatch);
+        }
+        let errand = self.errand(spec, slot, request.bytes().len());
+        self.session.send_out(errand.watch(request.to_bytes()));
+    }
+
+    /// Lets a task carry out the transaction of watched keys: a block, and what was answered `here`.
+    pub(super) fn exec_watched(
+        &mut self,
+        spec: &'static Spec,
+        block: Bytes,
+        earlier: u32,
+        order: Vec<u32>,
+        here: Vec<u8>,
+    ) {
+        let Some(watch) = self.session.watch.take() else { return };
+        let errand = self.errand(spec, watch.slot, block.len());
+        self.session.send_out(async move {
+            let reply = errand.exec(watch, block, earlier).await;
+            let reply = reply.map(|reply| {
+                if here.starts_with(b"*0\r\n") || !reply.starts_with(b"*") {
+                    return reply;
+                }
+                let mut merged = Vec::new();
+                merge(Merge::Exec, &[&reply, &here], &order, &mut merged);
+                merged.into()
+            });
+            errand.finish(reply);
+        });
+    }
+}
+
+impl Errand {
+    async fn watch(self, request: Bytes) {
+        let watch = self.session.watch.take();
+        let reply = match watch {
+            Some(watch) => self.watch_more(watch, request).await,
+            None => self.watch_first(request).await,
+        };
+        self.finish(Some(reply));
+    }
+
+    async fn watch_first(&self, request: Bytes) -> Bytes {
+        let mut hold = self.hold();
+        loop {
+            let reached = within(Some(hold.deadline()), self.reach(&mut hold, Use::Watching)).await;
+            let (own, asked) = match reached {
+                None => {
+                    let (error, metrics) = (ClientError::NoConnection, &self.session.worker.backend.metrics);
+                    metrics.error(Some(self.spec.id), error.kind());
+                    return error.reply().into();
+                }
+                Some(Err(reply)) => return reply,
+                Some(Ok(reached)) => reached,
+            };
+            let link = own.link().clone();
+            if asked {
+                link.push_asking();
+            }
+            let next = match link.call(request.clone(), 0, false).await {
+                Err(_) => self.lost(&mut hold).await,
+                Ok(answer) => {
+                    match self.judge(&answer.reply, &link, std::time::Duration::ZERO, &mut hold).await {
+                        Ok(Verdict::Final) => {
+                            if *answer.reply == *OK {
+                                let watch = Watch { own, slot: self.slot, asked, broken: false };
+                                *self.session.watch.borrow_mut() = Some(watch);
+                            }
+                            return answer.reply;
+                        }
+                        Ok(Verdict::Again) => Ok(()),
+                        Err(reply) => Err(reply),
+                    }
+                }
+            };
+            if let Err(reply) = next {
+                return reply;
+            }
+        }
+    }
+
+    /// More keys on the same connection. If that has lost its place, the transaction is lost already.
+    async fn watch_more(&self, mut watch: Watch, request: Bytes) -> Bytes {
+        let link = watch.own.link().clone();
+        if watch.asked {
+            link.push_asking();
+        }
+        let reply = match link.call(request, 0, false).await {
+            Ok(answer) if self.session.signal(&answer.reply, &link, self.slot).is_none() => answer.reply,
+            _ => {
+                watch.broken = true;
+                Bytes::from_static(OK)
+            }
+        };
+        *self.session.watch.borrow_mut() = Some(watch);
+        reply
+    }
+
+    /// The reply to EXEC: nil if a watched key may have been changed, as it may where its slot has moved.
+    async fn exec(&self, watch: Watch, block: Bytes, earlier: u32) -> Option<Bytes> {
+        let link = watch.own.link().clone();
+        let owns = {
+            let routes = self.session.worker.routes.borrow();
+            watch.asked || routes.owner(watch.slot).is_some_and(|owner| owner.addr() == link.addr())
+        };
+        if watch.broken || !owns || watch.own.protocol() != Some(self.protocol) {
+            return Some(self.nothing());
+        }
+        let writes = !Touched::by(&block).is_some_and(|touched| touched.reads_only);
+        if watch.asked {
+            link.push_asking();
+        }
+        match link.call(block, earlier, writes).await {
+            Err(loss) if loss.sent && writes => self.in_doubt(&link),
+            Err(_) => Some(self.nothing()),
+            Ok(answer) if answer.reply.first() == Some(&b'-') => {
+                let error = deciding(&answer.earlier, &answer.reply);
+                let signal = self.session.signal(&error, &link, self.slot);
+                Some(if signal.is_some() { self.nothing() } else { aborted(&error).into() })
+            }
+            Ok(answer) => Some(answer.reply),
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Commands that wait at a node: on a connection of their own, across whatever happens to the cluster.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::{Client, Proxy, SOON, TestCluster, Value, eventually, key};
+
+const SLOT: u16 = 100;
+const OTHER: u16 = 16_000;
+
+fn start(args: &[&str]) -> (TestCluster, Proxy) {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).args(args).start();
+    (cluster, proxy)
+}
+
+/// How many clients wait at a node.
+fn waiting(cluster: &TestCluster, node: usize) -> usize {
+    let info = cluster.client(node).cmd(&["INFO", "clients"]).text();
+    let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+fn links(cluster: &TestCluster, node: usize) -> usize {
+    let listed = cluster.client(node).cmd(&["CLIENT", "LIST", "TYPE", "normal"]).text();
+    listed.lines().filter(|line| line.contains(" name=slotmux-")).count()
+}
+
+fn list(items: &[&str]) -> Value {
+    Value::bulks(items)
+}
+
+/// Each blocking command, what another client sends, and the reply.
+fn calls() -> Vec<(Vec<String>, Vec<String>, Value)> {
+    let name = |text: &str| key(SLOT, text);
+    let words = |line: &str| {
+        line.split(' ').map(|word| word.strip_prefix('@').map_or(word.to_owned(), name)).collect::<Vec<_>>()
+    };
+    let pushed = |reply: Value, call: &str, push: &str| (words(call), words(push), reply);
+    vec![
+        pushed(list(&[&name("a"), "1"]), "BLPOP @none @a 0", "RPUSH @a 1"),
+        pushed(list(&[&name("b"), "1"]), "BRPOP @b 10.5", "RPUSH @b 1"),
+        pushed(Value::bulk("1"), "BLMOVE @c @c2 LEFT RIGHT 0", "RPUSH @c 1"),
+        pushed(Value::bulk("1"), "BRPOPLPUSH @d @d2 0", "RPUSH @d 1"),
+        pushed(
+            Value::Array(vec![Value::bulk(name("e")), list(&["1"])]),
+            "BLMPOP 0 2 @none @e LEFT",
+            "RPUSH @e 1",
+        ),
+        pushed(list(&[&name("f"), "m", "1"]), "BZPOPMIN @f 0", "ZADD @f 1 m"),
+        pushed(list(&[&name("g"), "m", "1"]), "BZPOPMAX @g 0", "ZADD @g 1 m"),
+        pushed(
+            Value::Array(vec![Value::bulk(name("h")), Value::Array(vec![list(&["m", "1"])])]),
+            "BZMPOP 0 1 @h MIN",
+            "ZADD @h 1 m",
+        ),
+        pushed(
+            Value::Array(vec![Value::Array(vec![
+                Value::bulk(name("i")),
+                Value::Array(vec![Value::Array(vec![Value::bulk("5-1"), list(&["f", "v"])])]),
+            ])]),
+            "XREAD COUNT 1 BLOCK 0 STREAMS @i $",
+            "XADD @i 5-1 f v",
+        ),
+    ]
+}
+
+#[test]
+fn each_waits_for_what_another_client_sends_and_hinders_nobody() {
+    let (cluster, proxy) = start(&[]);
+    let owner = cluster.owner_of(SLOT);
+    let mut other = proxy.connect();
+    for (call, push, reply) in calls() {
+        let mut client = proxy.connect();
+        client.send(&call);
+        client.send(&["PING"]);
+        eventually(SOON, || waiting(&cluster, owner) == 1);
+        assert_eq!(other.cmd(&["GET", &key(SLOT, "x")]), Value::NullBulk, "others go on");
+        assert!(!other.cmd(&push).is_error());
+        assert_eq!(client.read_value(), reply, "{call:?}");
+        assert_eq!(client.read_value(), Value::Simple("PONG".to_owned()));
+    }
+    // One after the other they used the same connection.
+    assert!(links(&cluster, owner) <= 6, "{}", links(&cluster, owner));
+}
+
+#[test]
+fn a_group_reads_what_comes_and_what_is_there_is_given_at_once() {
+    let (cluster, proxy) = start(&[]);
+    let (name, mut client, mut other) = (key(SLOT, "s"), proxy.connect(), proxy.connect());
+    assert_eq!(other.cmd(&["XGROUP", "CREATE", &name, "g", "$", "MKSTREAM"]), Value::ok());
+    client.send(&["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", &name, ">"]);
+    eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+    other.cmd(&["XADD", &name, "7-1", "f", "v"]);
+    assert_eq!(client.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("7-1"));
+    let replies = client.pipeline(&[
+        &["RPUSH", &key(SLOT, "l"), "1", "2"][..],
+        &["BLPOP", &key(SLOT, "l"), "0"],
+        &["BLPOP", &key(SLOT, "l"), "0"],
+        &["BLPOP", &key(SLOT, "l"), "0.01"],
+        &["SET", &key(SLOT, "after"), "1"],
+    ]);
+    let popped = |item: &str| list(&[&key(SLOT, "l"), item]);
+    assert_eq!(replies, [Value::Int(2), popped("1"), popped("2"), Value::NullArray, Value::ok()]);
+}
+
+#[test]
+fn errors_and_timeouts_are_a_servers_own() {
+    let (_cluster, proxy) = start(&[]);
+    let server = support::PlainServer::start(&[]);
+    for protocol in ["2", "3"] {
+        let (mut plain, mut client) = (server.connect(), proxy.connect());
+        for line in [
+            "BLPOP k x",
+            "BLPOP k -1",
+            "BLPOP k 0.02",
+            "BLPOP k",
+            "BLPOP k inf",
+            "BRPOPLPUSH {k}a {k}b x",
+            "BLMOVE {k}a {k}b LEFT RIGHT 0.02",
+            "BLMOVE {k}a {k}b UP RIGHT 0",
+            "BLMPOP 0.02 1 k LEFT",
+            "BLMPOP 0 0 k LEFT",
+            "BLMPOP x 1 k LEFT",
+            "BZPOPMIN k 0.02",
+            "BZMPOP 0.02 1 k MIN",
+            "XREAD BLOCK 20 STREAMS k $",
+            "XREAD BLOCK -1 STREAMS k $",
+            "XREAD BLOCK x STREAMS k $",
+            "XREADGROUP GROUP g c BLOCK 20 STREAMS k >",
+            "SET k v",
+            "BLPOP k 0",
+            "XREAD BLOCK 0 STREAMS k $",
+            "BZPOPMIN k 0",
+            "DEL k",
+            "WAIT x 1",
+            "WAIT 0 x",
+            "WAIT 0 -1",
+            "WAIT 0 0",
+            "WAIT 1 20",
+        ] {
+            for client in [&mut plain, &mut client] {
+                client.send(&["HELLO", protocol]);
+                client.read_value();
+                client.send_raw(format!("{line}\r\n"));
+            }
+            assert_eq!(client.read_value(), plain.read_value(), "{line}");
+        }
+    }
+    let mut client = proxy.connect();
+    let refused = Value::error("CROSSSLOT Keys in request don't hash to the same slot");
+    assert_eq!(client.cmd(&["BLPOP", &key(SLOT, "a"), &key(OTHER, "a"), "0"]), refused);
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_wait_and_pops_nothing() {
+    let (cluster, proxy) = start(&[]);
+    let (name, owner) = (key(SLOT, "l"), cluster.owner_of(SLOT));
+    let leave: [fn(Client); 3] = [drop, Client::reset, |mut client| {
+        client.finish_sending();
+        assert_eq!(client.read_to_end_raw(), b"");
+    }];
+    for leave in leave {
+        let mut client = proxy.connect();
+        client.send(&["BLPOP", &name, "0"]);
+        eventually(SOON, || waiting(&cluster, owner) == 1);
+        leave(client);
+        eventually(SOON, || waiting(&cluster, owner) == 0);
+        assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "1"]), Value::Int(1));
+        assert_eq!(proxy.connect().cmd(&["LPOP", &name]), Value::bulk("1"));
+    }
+    assert_eq!(proxy.metric("slotmux_abandoned_requests_total"), 3.0);
+}
+
+#[test]
+fn who_waits_in_a_slot_that_moves_is_served_at_the_new_owner() {
+    let (cluster, proxy) = start(&[]);
+    let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
+    let (name, stream) = (key(SLOT, "l"), key(SLOT, "s"));
+    let (mut client, mut reader) = (proxy.connect(), proxy.connect());
+    let mut other = proxy.connect();
+    other.cmd(&["XADD", &stream, "1-1", "f", "v"]);
+    client.send(&["BLPOP", &name, "0"]);
+    reader.send(&["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"]);
+    eventually(SOON, || waiting(&cluster, from) == 2);
+    cluster.migrate_slot(SLOT, from, to);
+    eventually(SOON, || waiting(&cluster, to) == 2);
+    other.cmd(&["RPUSH", &name, "1"]);
+    other.cmd(&["XADD", &stream, "1-2", "f", "v"]);
+    assert_eq!(client.read_value(), list(&[&name, "1"]));
+    assert_eq!(reader.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("1-2"));
+    assert_eq!(proxy.metric("slotmux_errors_total"), 0.0);
+}
+
+#[test]
+fn an_entry_that_comes_while_a_stream_has_no_reader_is_not_missed() {
+    let (cluster, proxy) = start(&[]);
+    let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
+    let (stream, mut reader) = (key(SLOT, "s"), proxy.connect());
+    proxy.connect().cmd(&["XADD", &stream, "1-1", "f", "v"]);
+    reader.send(&["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"]);
+    eventually(SOON, || waiting(&cluster, from) == 1);
+    // The reader is told only some time later that its slot has moved.
+    cluster.migrate_slot(SLOT, from, to);
+    assert_eq!(cluster.client(to).cmd(&["XADD", &stream, "1-2", "f", "v"]), Value::bulk("1-2"));
+    assert_eq!(reader.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("1-2"));
+}
+
+#[test]
+fn who_waits_in_a_half_moved_slot_gets_what_is_pushed_at_the_target() {
+    let (cluster, proxy) = start(&[]);
+    let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
+    let (name, mut client) = (key(SLOT, "l"), proxy.connect());
+    client.send(&["BLPOP", &name, "0"]);
+    eventually(SOON, || waiting(&cluster, from) == 1);
+    cluster.begin_migration(SLOT, from, to);
+    // The push shows that the slot is open; it goes to the target, which tells nobody at the source.
+    assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "1"]), Value::Int(1));
+    assert_eq!(client.read_value(), list(&[&name, "1"]));
+    // And one that begins to wait now waits at the target.
+    client.send(&["BLPOP", &name, "0"]);
+    eventually(SOON, || waiting(&cluster, to) == 1);
+    assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "2"]), Value::Int(1));
+    assert_eq!(client.read_value(), list(&[&name, "2"]));
+    cluster.finish_migration(SLOT, from, to);
+}
+
+#[test]
+fn who_waits_survives_a_failover_and_a_timeout_counts_on() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let owner = cluster.owner_of(SLOT);
+    let replica = (0..6).find(|i| {
+        *i != owner
+            && cluster.node(owner).view().unwrap().iter().any(|line| {
+                line.id == cluster.node(*i).id() && line.primary.as_deref() == Some(cluster.node(owner).id())
+            })
+    });
+    let replica = replica.unwrap();
+    let (name, mut client, mut brief) = (key(SLOT, "l"), proxy.connect(), proxy.connect());
+    client.send(&["BLPOP", &name, "0"]);
+    let begun = Instant::now();
+    brief.send(&["BLPOP", &key(SLOT, "never"), "4"]);
+    eventually(SOON, || waiting(&cluster, owner) == 2);
+    cluster.failover(replica);
+    eventually(SOON, || waiting(&cluster, replica) >= 1);
+    assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "1"]), Value::Int(1));
+    assert_eq!(client.read_value(), list(&[&name, "1"]));
+    assert_eq!(brief.read_value(), Value::NullArray);
+    assert!((3.9..20.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    assert_eq!(proxy.metric("slotmux_errors_total"), 0.0);
+}
+
+#[test]
+fn a_write_that_waited_at_a_node_that_died_is_in_doubt_and_a_read_waits_on() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (owner, stream) = (cluster.owner_of(SLOT), key(SLOT, "s"));
+    let (mut writer, mut reader) = (proxy.connect(), proxy.connect());
+    writer.send(&["BLPOP", &key(SLOT, "l"), "0"]);
+    reader.send(&["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"]);
+    eventually(SOON, || waiting(&cluster, owner) == 2);
+    cluster.kill9(owner);
+    let text = writer.read_value().text();
+    assert!(text.starts_with("INDOUBT the connection to node 127.0.0.1:"), "{text}");
+    eventually(2 * SOON, || !proxy.connect().cmd(&["XADD", &stream, "*", "f", "v"]).is_error());
+    assert_eq!(reader.read_value().items()[0].items()[0], Value::bulk(&stream));
+}
+
+#[test]
+fn a_node_that_hangs_is_given_up_by_those_who_wait_there() {
+    let (cluster, proxy) = start(&["--link-timeout", "1s", "--workers", "1"]);
+    let (owner, mut client) = (cluster.owner_of(SLOT), proxy.connect());
+    client.send(&["BLPOP", &key(SLOT, "l"), "0"]);
+    eventually(SOON, || waiting(&cluster, owner) == 1);
+    cluster.stop(owner);
+    // A shared link finds out: by a command, or by its own PING a while later.
+    let mut other = proxy.connect();
+    other.send(&["GET", &key(SLOT, "k")]);
+    let text = client.read_value().text();
+    assert!(text.starts_with("INDOUBT "), "{text}");
+    cluster.cont(owner);
+}
+
+#[test]
+fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
+    let (cluster, proxy) = start(&["--dedicated-per-node", "4", "--workers", "2"]);
+    let (name, owner) = (key(SLOT, "l"), cluster.owner_of(SLOT));
+    // One of the four is for WATCH.
+    let mut clients: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        client.send(&["BLPOP", &name, "0"]);
+        eventually(SOON, || waiting(&cluster, owner) == i + 1);
+    }
+    let mut late: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
+    for (i, client) in late.iter_mut().enumerate() {
+        client.send(&["BLPOP", &name, "0"]);
+        eventually(SOON, || proxy.metric("slotmux_waiting_for_connection") == (i + 1) as f64);
+    }
+    let begun = Instant::now();
+    assert_eq!(
+        proxy.connect().cmd(&["BLPOP", &name, "0.3"]),
+        Value::NullArray,
+        "its own timeout ends it in line"
+    );
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    let mut watcher = proxy.connect();
+    assert_eq!(watcher.cmd(&["WATCH", &name]), Value::ok());
+    let replies = watcher.pipeline(&[&["MULTI"][..], &["GET", &key(SLOT, "x")], &["EXEC"]]);
+    assert_eq!(replies[2], Value::Array(vec![Value::NullBulk]));
+    let mut pusher = proxy.connect();
+    for i in 0..6 {
+        assert!(!pusher.cmd(&["RPUSH", &name, &i.to_string()]).is_error());
+    }
+    let mut popped: Vec<String> =
+        clients.iter_mut().chain(&mut late).map(|client| client.read_value().items()[1].text()).collect();
+    assert_eq!(popped[..3], ["0", "1", "2"], "first come, first served");
+    popped.sort();
+    assert_eq!(popped, ["0", "1", "2", "3", "4", "5"]);
+    assert!(proxy.metric("slotmux_bound_reached_total{bound=\"dedicated_per_node\"}") >= 4.0);
+}
+
+#[test]
+fn a_stop_ends_what_waits() {
+    let (cluster, proxy) = start(&[]);
+    let mut client = proxy.connect();
+    client.send(&["BLPOP", &key(SLOT, "l"), "0"]);
+    eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+    let begun = Instant::now();
+    assert!(proxy.stop().success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(client.read_to_end_raw(), b"");
+}
