@@ -48,6 +48,7 @@ pub enum Local {
     Auth,
     ClientGetname,
     ClientId,
+    ClientReply,
     ClientSetinfo,
     ClientSetname,
     Command,

@@ -70,7 +70,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("client no-evict", 3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "7.0.0"),
     row("client no-touch", 3, LOADING | NOSCRIPT | STALE, Connection, &[], no(CONNECTION), "7.2.0"),
     row("client pause", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "3.0.0"),
-    row("client reply", 3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "3.2.0"),
+    row("client reply", 3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientReply), "3.2.0"),
     row("client setinfo", 4, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientSetinfo), "7.2.0").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("client setname", 3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientSetname), "2.6.9").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("client tracking", -3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.0.0"),

@@ -82,7 +82,7 @@ impl Planner<'_> {
         let len = request.len() as u32;
         let progress = Progress::Waiting;
         let (started, spec) = (self.now, Some(spec));
-        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, progress });
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, silent: false, progress });
         self.send(ticket, slot, keys, request);
     }
 
@@ -212,6 +212,7 @@ impl Planner<'_> {
             slot: 0,
             link: 0,
             earlier: 0,
+            silent: false,
             progress,
         });
         seq
@@ -249,7 +250,16 @@ impl Planner<'_> {
         let seq = self.state.next_seq();
         let progress = Progress::Waiting;
         let started = self.now;
-        self.state.push(Pending { started, spec, len: 0, slot: 0, link: 0, earlier: 0, progress });
+        self.state.push(Pending {
+            started,
+            spec,
+            len: 0,
+            slot: 0,
+            link: 0,
+            earlier: 0,
+            silent: false,
+            progress,
+        });
         let metrics = &self.session.worker.backend.metrics;
         self.state.complete(Ticket { seq, part: 0 }, Reply::Large(reply), self.now, metrics);
     }

@@ -186,6 +186,8 @@ impl Turn {
         let args = self.framer.args(bytes);
         let count = args.len();
         if count == 0 {
+            // It counts as the one that CLIENT REPLY SKIP is about, as on a server.
+            planner.state.replies.next();
             input.advance(framed.len);
             return Ok(Some((1, framed.len)));
         }
@@ -302,7 +304,7 @@ impl Turn {
             Route::Local(local) => {
                 *closing |= local == Local::Quit;
                 let mut reply = Vec::new();
-                client.answer(local, args, worker, &mut reply);
+                client.answer(local, args, planner, &mut reply);
                 if reply.first() == Some(&b'-') {
                     worker
                         .backend

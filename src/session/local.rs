@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::transaction::Transaction;
+use super::dispatch::Planner;
 use crate::command::{Local, repeat, reply};
 use crate::config::SessionConfig;
 use crate::error::{ClientError, ErrorKind};
@@ -49,8 +50,14 @@ impl Client {
     }
 
     /// Appends the reply to a request that passed [`crate::command::resolve`].
-    pub(super) fn answer(&mut self, local: Local, args: &Args<'_>, worker: &Worker, out: &mut Vec<u8>) {
-        let resp3 = self.protocol == Protocol::Resp3;
+    pub(super) fn answer(
+        &mut self,
+        local: Local,
+        args: &Args<'_>,
+        planner: &mut Planner<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let (resp3, worker) = (self.protocol == Protocol::Resp3, &*planner.session.worker);
         match local {
             Local::Ping => match args.len() {
                 1 => write::simple(out, "PONG"),
@@ -62,10 +69,8 @@ impl Client {
             Local::Select => select(args, out),
             Local::Hello => self.hello(args, worker, out),
             Local::Auth => self.auth(args, out),
-            Local::Reset => {
-                *self = Client::new(self.id, self.settings.clone());
-                write::simple(out, "RESET");
-            }
+            Local::Reset => self.reset(planner, out),
+            Local::ClientReply => self.reply(args, planner, out),
             Local::ClientSetname => self.set_name(args.get(2), out),
             Local::ClientGetname if self.name.is_empty() => write::null(out, self.protocol),
             Local::ClientGetname => write::bulk(out, &self.name),
@@ -78,6 +83,21 @@ impl Client {
             Local::CommandDocs => reply::docs(args, resp3, out),
             Local::CommandList => reply::list(args, resp3, out),
             Local::CommandGetkeys => reply::getkeys(args, out),
+        }
+    }
+
+    /// RESET: the client is what it was when it had just connected.
+    fn reset(&mut self, planner: &mut Planner<'_>, out: &mut Vec<u8>) {
+        *self = Client::new(self.id, self.settings.clone());
+        planner.state.replies.reset();
+        write::simple(out, "RESET");
+    }
+
+    fn reply(&mut self, args: &Args<'_>, planner: &mut Planner<'_>, out: &mut Vec<u8>) {
+        if !planner.state.replies.choose(args.get(2)) {
+            write::error(out, "ERR syntax error");
+        } else if planner.state.replies.are_all() {
+            write::simple(out, "OK");
         }
     }
 

@@ -14,6 +14,7 @@ mod pending;
 mod pump;
 mod recover;
 mod relief;
+mod replies;
 mod round;
 mod spin;
 mod timeout;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::gather::Gather;
 use super::lanes::Lanes;
 use super::output::Output;
+use super::replies::Replies;
 use crate::backend::{Reply, Ticket};
 use crate::command::{Route, Spec, Transact};
 use crate::metrics::{Owner, WorkerMetrics};
@@ -25,6 +26,8 @@ pub(crate) struct Pending {
     pub(crate) link: u32,
     /// How many replies come before the last one, where several requests go in one piece.
     pub(crate) earlier: u32,
+    /// The client wants no reply to it; set when it is added to the queue.
+    pub(crate) silent: bool,
     pub(crate) progress: Progress,
 }
 
@@ -77,6 +80,8 @@ pub(crate) struct State {
     /// Request bytes of the commands in the queue.
     pub(super) bytes: usize,
     pub(crate) out: Output,
+    /// Which replies the client gets.
+    pub(crate) replies: Replies,
     /// Bytes of replies that wait for those to earlier commands.
     pub(super) early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
@@ -163,7 +168,10 @@ impl State {
 
     /// Adds a command, whose number is [`State::next_seq`] before the call.
     #[inline]
-    pub(crate) fn push(&mut self, pending: Pending) {
+    pub(crate) fn push(&mut self, mut pending: Pending) {
+        if !self.replies.are_all() {
+            pending.silent = self.replies.next();
+        }
         self.bytes += pending.len as usize;
         self.queue.push_back(pending);
     }
@@ -222,7 +230,7 @@ impl State {
         metrics: &WorkerMetrics,
     ) -> bool {
         if ticket.seq == self.base
-            && let Some(Pending { progress: Progress::Waiting, .. }) = self.queue.front()
+            && let Some(Pending { progress: Progress::Waiting, silent: false, .. }) = self.queue.front()
         {
             match reply {
                 Reply::Small(bytes) => self.out.tail().extend_from_slice(bytes),
@@ -238,6 +246,7 @@ impl State {
         if matches!(pending.progress, Progress::Cut) {
             return false;
         }
+        let reply = if pending.silent { Reply::Small(b"") } else { reply };
         self.early += reply.bytes().len();
         match &mut pending.progress {
             Progress::Parts(gather) => _ = gather.complete(ticket.part, reply),
@@ -267,6 +276,7 @@ impl State {
     ) -> bool {
         let Some(pending) = self.get(seq) else { return false };
         let before = pending.early();
+        let reply = reply.map(|reply| if pending.silent { Bytes::new() } else { reply });
         pending.progress = reply.map_or(Progress::Cut, Progress::Done);
         let after = pending.early();
         self.early = self.early - before + after;
@@ -287,7 +297,9 @@ impl State {
                     len
                 }
                 Progress::Parts(gather) if gather.is_done() => {
-                    gather.merge(self.out.tail());
+                    if !front.silent {
+                        gather.merge(self.out.tail());
+                    }
                     gather.bytes()
                 }
                 Progress::Cut => {
@@ -354,6 +366,7 @@ mod tests {
                 slot: 7,
                 link: 1,
                 earlier: 0,
+                silent: false,
                 progress,
             });
             state.next_seq() - 1
