@@ -5,6 +5,8 @@
 pub enum Route {
     /// To the owner of one slot, which all its keys (or its channel) must share.
     Keyed,
+    /// To the owner of the slot whose number is argument 2.
+    BySlotNumber,
     /// Cut by slot, a part to each owner; the replies are merged.
     Split,
     /// To the primary of every shard; the replies are merged.
@@ -45,12 +47,14 @@ pub enum Transact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each is the command of that name
 pub enum Local {
+    Asking,
     Auth,
     ClientGetname,
     ClientId,
     ClientReply,
     ClientSetinfo,
     ClientSetname,
+    Cluster(ClusterLocal),
     Command,
     CommandCount,
     CommandDocs,
@@ -71,8 +75,22 @@ pub enum Local {
 impl Local {
     /// Whether it may be queued within MULTI: it changes nothing about how the commands behind it are served.
     pub const fn may_be_queued(self) -> bool {
-        !matches!(self, Local::Auth | Local::Hello | Local::Quit | Local::Reset)
+        !matches!(self, Local::Auth | Local::ClientReply | Local::Hello | Local::Quit | Local::Reset)
     }
+}
+
+/// Of CLUSTER what the proxy answers itself, as the one node that owns all slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the subcommand of that name
+pub enum ClusterLocal {
+    Info,
+    Keyslot,
+    Myid,
+    Myshardid,
+    Nodes,
+    Replicas,
+    Shards,
+    Slots,
 }
 
 /// How the replies of several nodes become one. An error of any node is the reply, whatever the rule.

@@ -1,7 +1,7 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Family, Local, Merge, Route, Transact};
+use super::kinds::{Barrier, ClusterLocal, Family, Local, Merge, Route, Transact};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 
@@ -24,6 +24,12 @@ pub(super) const BY_CHANNEL: Serving =
 pub(super) const ANY: Serving = serving(Route::AnyShard, Merge::Pass, Barrier::Full);
 /// A container's own row is used by none but COMMAND: without a subcommand the number of arguments is wrong.
 pub(super) const CONTAINER: Serving = no("a subcommand is missing");
+
+pub(super) const BY_SLOT_NUMBER: Serving = serving(Route::BySlotNumber, Merge::Pass, Barrier::None);
+
+pub(super) const fn cluster(what: ClusterLocal) -> Serving {
+    local(Local::Cluster(what))
+}
 
 pub(super) const fn split(merge: Merge) -> Serving {
     serving(Route::Split, merge, Barrier::None)

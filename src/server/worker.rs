@@ -127,15 +127,16 @@ async fn work(
             () = shutdown.cancelled() => break,
             client = incoming.recv() => client,
         };
-        let Some(Incoming { stream, slot, listener, .. }) = client else { break };
+        let Some(Incoming { stream, slot, listener, peer }) = client else { break };
         let listener = &config.listeners[listener];
         let Ok(stream) = Stream::from_std(stream) else { continue };
+        let Ok(ends) = stream.ends(peer) else { continue };
         metrics.connections.add(1);
         metrics.clients.add(1);
         let (worker, metrics) = (workers[listener.cluster].clone(), metrics.clone());
         let settings = listener.session.clone();
         clients.spawn_local(async move {
-            session::serve(stream, worker, settings, NEXT_CLIENT.fetch_add(1, Relaxed)).await;
+            session::serve(stream, ends, worker, settings, NEXT_CLIENT.fetch_add(1, Relaxed)).await;
             metrics.clients.sub(1);
             drop(slot);
         });

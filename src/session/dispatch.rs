@@ -69,6 +69,14 @@ impl Planner<'_> {
         }
     }
 
+    /// Sends a request to the owner of the slot whose number is argument 2; what is none gets a server's error.
+    pub(super) fn by_slot_number(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        match plan::slot_number(args) {
+            Some(slot) => self.one(spec, slot, 0, request),
+            None => self.anywhere(spec, request),
+        }
+    }
+
     /// Sends a request without keys to any shard.
     pub(super) fn anywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
         // Without any owner it waits for slot 0's, as good as any.
@@ -98,7 +106,7 @@ impl Planner<'_> {
         let ticket = Ticket { seq: self.state.next_seq(), part: 0 };
         let (started, spec, len) = (self.now, Some(spec), requests.len() as u32);
         let progress = Progress::Waiting;
-        self.state.push(Pending { started, spec, len, slot, link: 0, earlier, progress });
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier, silent: false, progress });
         self.send(ticket, slot, keys, Source::Block(requests, earlier));
     }
 

@@ -298,6 +298,7 @@ impl Turn {
         }
         match route {
             Route::Keyed => planner.keyed(spec, args, source),
+            Route::BySlotNumber => planner.by_slot_number(spec, args, source),
             Route::Split => planner.split(spec, args, source),
             Route::AllShards => planner.everywhere(spec, source),
             Route::AnyShard => planner.anywhere(spec, source),
@@ -314,7 +315,7 @@ impl Turn {
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }
-            Route::Transaction(step) => client.transact(step, spec, planner, worker),
+            Route::Transaction(step) => client.transact(step, spec, planner),
             Route::Refused(reason) => {
                 planner
                     .fail(spec, &ClientError::Refused { command: spec.name.into(), reason: reason.into() });

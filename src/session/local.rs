@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Worker;
-use super::transaction::Transaction;
 use super::dispatch::Planner;
+use super::transaction::Transaction;
 use crate::command::{Local, repeat, reply};
 use crate::config::SessionConfig;
 use crate::error::{ClientError, ErrorKind};
@@ -65,7 +65,7 @@ impl Client {
                 _ => write::error(out, "ERR wrong number of arguments for 'ping' command"),
             },
             Local::Echo => write::bulk(out, args.get(1)),
-            Local::Quit | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
+            Local::Quit | Local::Asking | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
             Local::Select => select(args, out),
             Local::Hello => self.hello(args, worker, out),
             Local::Auth => self.auth(args, out),
@@ -77,6 +77,7 @@ impl Client {
             Local::ClientSetinfo => set_info(args, out),
             Local::ClientId => write::integer(out, self.id as i64),
             Local::Info => super::info::answer(args, worker, self.protocol, out),
+            Local::Cluster(what) => super::cluster::answer(what, args, planner.session, self.protocol, out),
             Local::Command => reply::command(resp3, out),
             Local::CommandCount => reply::count(out),
             Local::CommandInfo => reply::info(args, resp3, out),
@@ -244,7 +245,7 @@ fn select(args: &Args<'_>, out: &mut Vec<u8>) {
 }
 
 /// An error that repeats what the client wrote.
-fn quoting(out: &mut Vec<u8>, before: &str, word: &[u8], after: &str) {
+pub(super) fn quoting(out: &mut Vec<u8>, before: &str, word: &[u8], after: &str) {
     let mut text = before.as_bytes().to_vec();
     repeat(word, word.len(), &mut text);
     text.extend_from_slice(after.as_bytes());

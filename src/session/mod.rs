@@ -3,6 +3,7 @@
 
 mod abandon;
 mod ahead;
+mod cluster;
 mod dispatch;
 mod gather;
 mod info;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
 use crate::config::SessionConfig;
 use crate::metrics::{Closed, ServerError};
-use crate::net::Stream;
+use crate::net::{Ends, Stream};
 
 use pending::State;
 pub use worker::Worker;
@@ -45,6 +46,7 @@ pub struct Session {
     worker: Rc<Worker>,
     /// What its listener's clients are subject to.
     settings: Arc<SessionConfig>,
+    ends: Ends,
     wakeup: Wakeup,
     /// What its task is to do besides, in its next turn.
     order: Cell<Order>,
@@ -129,10 +131,11 @@ impl Session {
 }
 
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
-pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
+pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
     let (order, place) = (Cell::default(), worker.next_place());
-    let session = Rc::new(Session { id, place, worker: worker.clone(), settings, wakeup, order, state });
+    let session =
+        Rc::new(Session { id, place, worker: worker.clone(), settings, ends, wakeup, order, state });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;
