@@ -15,6 +15,8 @@ pub enum Route {
     AnyShard,
     /// The proxy answers it.
     Local(Local),
+    /// All workers of the proxy are asked, about their clients.
+    Clients(Clients),
     /// A transaction begins or ends, or what it hangs on.
     Transaction(Transact),
     /// It is not served; the text says why, in words that can follow `ERR `.
@@ -50,10 +52,15 @@ pub enum Local {
     Asking,
     Auth,
     ClientGetname,
+    ClientGetredir,
     ClientId,
+    ClientInfo,
+    ClientNoEvict,
+    ClientNoTouch,
     ClientReply,
     ClientSetinfo,
     ClientSetname,
+    ClientTrackinginfo,
     Cluster(ClusterLocal),
     Command,
     CommandCount,
@@ -77,6 +84,17 @@ impl Local {
     pub const fn may_be_queued(self) -> bool {
         !matches!(self, Local::Auth | Local::ClientReply | Local::Hello | Local::Quit | Local::Reset)
     }
+}
+
+/// Of CLIENT what is about all clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the subcommand of that name
+pub enum Clients {
+    Kill,
+    List,
+    Pause,
+    Unblock,
+    Unpause,
 }
 
 /// Of CLUSTER what the proxy answers itself, as the one node that owns all slots.

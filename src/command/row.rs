@@ -1,7 +1,7 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, ClusterLocal, Family, Local, Merge, Route, Transact};
+use super::kinds::{Barrier, Clients, ClusterLocal, Family, Local, Merge, Route, Transact};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 
@@ -41,6 +41,11 @@ pub(super) const fn fan_out(merge: Merge) -> Serving {
 
 pub(super) const fn local(local: Local) -> Serving {
     serving(Route::Local(local), Merge::Pass, Barrier::None)
+}
+
+/// The others' answers take a while: as on one server, nothing of the client's happens meanwhile.
+pub(super) const fn clients(what: Clients) -> Serving {
+    serving(Route::Clients(what), Merge::Pass, Barrier::Full)
 }
 
 /// What changes how later commands are served waits for the earlier ones.

@@ -5,7 +5,7 @@
 //! `row(name, arity, flags, family, keys, serving, since)`. Subcommands stand right behind their container.
 
 use super::keys::{Finder, key::*};
-use super::kinds::{ClusterLocal, Family::*, Local, Merge, Transact};
+use super::kinds::{Clients, ClusterLocal, Family::*, Local, Merge, Transact};
 use super::row::*;
 use super::spec::{Spec, acl, flag::*, tip};
 
@@ -61,22 +61,22 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("client caching", 3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.0.0"),
     row("client capa", -3, LOADING | NOSCRIPT | STALE, Connection, &[], no(CONNECTION), "8.0.0"),
     row("client getname", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientGetname), "2.6.9"),
-    row("client getredir", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.0.0"),
+    row("client getredir", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientGetredir), "6.0.0"),
     row("client help", 2, LOADING | SENTINEL | STALE, Connection, &[], ANY, "5.0.0"),
     row("client id", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientId), "5.0.0"),
-    row("client info", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.2.0").tips(tip::NONDETERMINISTIC),
-    row("client kill", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "2.4.0"),
-    row("client list", -2, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "2.4.0").tips(tip::NONDETERMINISTIC),
-    row("client no-evict", 3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "7.0.0"),
-    row("client no-touch", 3, LOADING | NOSCRIPT | STALE, Connection, &[], no(CONNECTION), "7.2.0"),
-    row("client pause", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "3.0.0"),
+    row("client info", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientInfo), "6.2.0").tips(tip::NONDETERMINISTIC),
+    row("client kill", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], clients(Clients::Kill), "2.4.0"),
+    row("client list", -2, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], clients(Clients::List), "2.4.0").tips(tip::NONDETERMINISTIC),
+    row("client no-evict", 3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientNoEvict), "7.0.0"),
+    row("client no-touch", 3, LOADING | NOSCRIPT | STALE, Connection, &[], local(Local::ClientNoTouch), "7.2.0"),
+    row("client pause", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], clients(Clients::Pause), "3.0.0"),
     row("client reply", 3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientReply), "3.2.0"),
     row("client setinfo", 4, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientSetinfo), "7.2.0").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("client setname", 3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientSetname), "2.6.9").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("client tracking", -3, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.0.0"),
-    row("client trackinginfo", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.2.0"),
-    row("client unblock", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "5.0.0"),
-    row("client unpause", 2, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], no(CONNECTION), "6.2.0"),
+    row("client trackinginfo", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], local(Local::ClientTrackinginfo), "6.2.0"),
+    row("client unblock", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], clients(Clients::Unblock), "5.0.0"),
+    row("client unpause", 2, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Connection, &[], clients(Clients::Unpause), "6.2.0"),
     row("cluster", -2, 0, Cluster, &[], CONTAINER, "3.0.0"),
     row("cluster addslots", -3, ADMIN | NO_ASYNC_LOADING | STALE, Cluster, &[], no(CLUSTER), "3.0.0"),
     row("cluster addslotsrange", -4, ADMIN | NO_ASYNC_LOADING | STALE, Cluster, &[], no(CLUSTER), "7.0.0"),

@@ -221,6 +221,8 @@ labelled! {
         MaxMemory = "max_memory",
         /// `on_indoubt` is `disconnect`, and a write's outcome is unknown.
         Indoubt = "indoubt",
+        /// CLIENT KILL.
+        Killed = "killed",
         /// What it sent is no request, or exceeds a limit.
         Protocol = "protocol",
     }

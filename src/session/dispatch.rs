@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Session;
+use super::control::Pause;
 use super::gather::Gather;
 use super::lanes::{Held, History};
 use super::pending::{Pending, Progress, State};
@@ -53,6 +54,8 @@ pub(super) struct Planner<'a> {
     pub(super) routes: &'a Routes,
     pub(super) protocol: Protocol,
     pub(super) now: u64,
+    /// Which commands wait.
+    pub(super) pause: Pause,
     /// A link whose queue is full now.
     pub(super) full: Option<Rc<Link>>,
 }

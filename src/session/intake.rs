@@ -3,12 +3,13 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::Worker;
+use super::control::Pause;
 use super::dispatch::{Planner, Source};
 use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
 use crate::backend::LARGE;
-use crate::command::{Barrier, Flags, Local, Route, Spec, resolve};
+use crate::command::{Barrier, Flags, Local, Route, Spec, Transact, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -83,8 +84,11 @@ impl Turn {
             routes: &routes,
             protocol: self.client.protocol,
             now,
+            pause: worker.paused.now(),
             full: None,
         };
+        self.paused = false;
+        session.about.heard.set(now);
         let (mut keys, mut bytes) = (0, 0);
         loop {
             if self.closing {
@@ -158,7 +162,10 @@ impl Turn {
 
     /// Whether what blocked the planning may be over.
     pub(super) fn may_go_on(&self, state: &State) -> bool {
-        state.is_idle() && state.unread() < self.session.settings.limits.output_soft && !self.closing
+        state.is_idle()
+            && state.unread() < self.session.settings.limits.output_soft
+            && !self.closing
+            && !self.paused
     }
 
     /// Plans one request: how many arguments and bytes it had.
@@ -212,9 +219,13 @@ impl Turn {
                 return Ok(Some((1, framed.len)));
             }
         };
+        if planner.pause != Pause::None && self.is_held(spec, route, planner) {
+            return Err(Stop::Blocked);
+        }
         if barrier != Barrier::None && !self.passes(barrier, planner) {
             return Err(Stop::Blocked);
         }
+        planner.session.about.last.set(Some(spec.id));
         // A large request leaves the input here, so that no copy of it is made.
         let large = if framed.rewritten.is_none() { input.take_large(framed.len) } else { None };
         let taken = large.is_some();
@@ -236,6 +247,14 @@ impl Turn {
         }
         self.framer.shrink();
         Ok(Some((count, framed.len)))
+    }
+
+    /// Whether CLIENT PAUSE holds a command back. Who has not logged in learns so at once.
+    #[cold]
+    fn is_held(&mut self, spec: &'static Spec, route: Route, planner: &Planner<'_>) -> bool {
+        let executes = route == Route::Transaction(Transact::Exec) && self.client.transaction.is_some();
+        self.paused = self.client.authenticated && (executes || planner.pause.holds(spec));
+        self.paused
     }
 
     /// Where a request goes and what it waits for; what is only queued waits for nothing.
@@ -315,6 +334,7 @@ impl Turn {
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }
+            Route::Clients(what) => planner.ask_workers(spec, what, args),
             Route::Transaction(step) => client.transact(step, spec, planner),
             Route::Refused(reason) => {
                 planner

@@ -2,8 +2,11 @@
 //! changes. One file per duty; none of them but the turn touches the socket.
 
 mod abandon;
+mod about;
 mod ahead;
+mod clients;
 mod cluster;
+mod control;
 mod dispatch;
 mod gather;
 mod info;
@@ -34,6 +37,8 @@ use crate::config::SessionConfig;
 use crate::metrics::{Closed, ServerError};
 use crate::net::{Ends, Stream};
 
+use about::About;
+pub use control::Control;
 use pending::State;
 pub use worker::Worker;
 
@@ -47,6 +52,7 @@ pub struct Session {
     /// What its listener's clients are subject to.
     settings: Arc<SessionConfig>,
     ends: Ends,
+    about: About,
     wakeup: Wakeup,
     /// What its task is to do besides, in its next turn.
     order: Cell<Order>,
@@ -134,8 +140,9 @@ impl Session {
 pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
     let (order, place) = (Cell::default(), worker.next_place());
+    let (about, worker_of) = (About::new(worker.backend.clock.tick()), worker.clone());
     let session =
-        Rc::new(Session { id, place, worker: worker.clone(), settings, ends, wakeup, order, state });
+        Rc::new(Session { id, place, worker: worker_of, settings, ends, about, wakeup, order, state });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
     poll_fn(|cx| turn.poll(cx)).await;

@@ -40,6 +40,8 @@ pub(crate) enum Progress {
     Parts(Box<Gather>),
     /// The reply is there, but not that of an earlier command.
     Done(Bytes),
+    /// All workers of the process were asked.
+    Asked,
     /// Instead of a reply the connection is closed here.
     Cut,
 }
@@ -53,7 +55,7 @@ impl Pending {
     /// Bytes of replies that wait in it.
     pub(super) fn early(&self) -> usize {
         match &self.progress {
-            Progress::Waiting | Progress::Cut => 0,
+            Progress::Waiting | Progress::Asked | Progress::Cut => 0,
             Progress::Parts(gather) => gather.bytes(),
             Progress::Done(reply) => reply.len(),
         }

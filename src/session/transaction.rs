@@ -53,6 +53,11 @@ impl Transaction {
         self.blocks.iter().map(|block| block.requests.capacity()).sum::<usize>() + self.here.capacity()
     }
 
+    /// How many commands are queued.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// Refuses EXEC, and needs nothing of what was queued any more.
     fn fail(&mut self) {
         *self = Transaction { failed: true, ..Transaction::default() };
@@ -88,6 +93,9 @@ impl Transaction {
             Route::AnyShard => None,
             Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
             Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
+            Route::Clients(_) => {
+                return Err(refused("all workers are asked, and a transaction goes to one node"));
+            }
             Route::AllShards => return Err(refused("it goes to several nodes, and a transaction to one")),
             Route::Refused(reason) => return Err(refused(reason)),
         };

@@ -30,7 +30,7 @@ impl State {
                             lanes.on_way(slot, Ticket { seq, part }, link);
                         }
                     }
-                    Progress::Done(_) | Progress::Cut => {}
+                    Progress::Asked | Progress::Done(_) | Progress::Cut => {}
                 }
             }
             lanes

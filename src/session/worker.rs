@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
+use super::control::{Control, Paused};
 use super::pending::{State, Told};
 use super::round::Levels;
 use super::spin::Spin;
@@ -38,6 +39,10 @@ pub struct Worker {
     pub topology: Arc<Shared>,
     /// The cluster's part of the configuration.
     pub config: Arc<ClusterConfig>,
+    /// To reach the cluster's other workers.
+    pub(super) control: Arc<Control>,
+    /// Which commands are to wait for CLIENT UNPAUSE.
+    pub(super) paused: Paused,
     /// What holds for the clients of each of its listeners.
     settings: Vec<Arc<SessionConfig>>,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
@@ -61,6 +66,7 @@ impl Worker {
         topology: Arc<Shared>,
         config: Arc<ClusterConfig>,
         settings: Vec<Arc<SessionConfig>>,
+        control: Arc<Control>,
         drain: CancellationToken,
         may_spin: bool,
     ) -> Rc<Self> {
@@ -74,6 +80,8 @@ impl Worker {
             topology,
             config,
             settings,
+            control,
+            paused: Paused::default(),
             drain,
             sessions,
             places,
