@@ -77,6 +77,7 @@ pub enum Local {
     Readwrite,
     Reset,
     Select,
+    Slowlog(Slowlog),
 }
 
 impl Local {
@@ -95,6 +96,15 @@ pub enum Clients {
     Pause,
     Unblock,
     Unpause,
+}
+
+/// Of SLOWLOG what the proxy answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the subcommand of that name
+pub enum Slowlog {
+    Get,
+    Len,
+    Reset,
 }
 
 /// Of CLUSTER what the proxy answers itself, as the one node that owns all slots.

@@ -5,7 +5,7 @@
 //! `row(name, arity, flags, family, keys, serving, since)`. Subcommands stand right behind their container.
 
 use super::keys::{Finder, key::*};
-use super::kinds::{Clients, ClusterLocal, Family::*, Local, Merge, Transact};
+use super::kinds::{Clients, ClusterLocal, Family::*, Local, Merge, Slowlog, Transact};
 use super::row::*;
 use super::spec::{Spec, acl, flag::*, tip};
 
@@ -354,10 +354,10 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("sismember", 3, FAST | READONLY, Set, &[one(1, RO)], KEYED, "1.0.0"),
     row("slaveof", 3, ADMIN | NO_ASYNC_LOADING | NOSCRIPT | STALE, Server, &[], no(REPLICATION), "1.0.0"),
     row("slowlog", -2, 0, Server, &[], CONTAINER, "2.2.12"),
-    row("slowlog get", -2, ADMIN | LOADING | STALE, Server, &[], no(PER_NODE), "2.2.12").tips(tip::NONDETERMINISTIC | tip::ALL_NODES),
+    row("slowlog get", -2, ADMIN | LOADING | STALE, Server, &[], local(Local::Slowlog(Slowlog::Get)), "2.2.12").tips(tip::NONDETERMINISTIC | tip::ALL_NODES),
     row("slowlog help", 2, LOADING | STALE, Server, &[], ANY, "6.2.0"),
-    row("slowlog len", 2, ADMIN | LOADING | STALE, Server, &[], no(PER_NODE), "2.2.12").tips(tip::NONDETERMINISTIC | tip::ALL_NODES | tip::SUM),
-    row("slowlog reset", 2, ADMIN | LOADING | STALE, Server, &[], no(PER_NODE), "2.2.12").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
+    row("slowlog len", 2, ADMIN | LOADING | STALE, Server, &[], local(Local::Slowlog(Slowlog::Len)), "2.2.12").tips(tip::NONDETERMINISTIC | tip::ALL_NODES | tip::SUM),
+    row("slowlog reset", 2, ADMIN | LOADING | STALE, Server, &[], local(Local::Slowlog(Slowlog::Reset)), "2.2.12").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("smembers", 2, READONLY, Set, &[one(1, RO | ACCESS)], KEYED, "1.0.0").tips(tip::UNORDERED),
     row("smismember", -3, FAST | READONLY, Set, &[one(1, RO | ACCESS)], KEYED, "6.2.0"),
     row("smove", 4, FAST | WRITE, Set, &[one(1, RW | ACCESS | DELETE), one(2, RW | INSERT)], KEYED, "1.0.0"),

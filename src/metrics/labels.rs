@@ -202,6 +202,8 @@ labelled! {
         LinkQueue = "link_queue",
         MaxReply = "max_reply",
         LinkTimeout = "link_timeout",
+        SlowlogLogSlowerThan = "slowlog_log_slower_than",
+        SlowlogMaxLen = "slowlog_max_len",
         MaxConnectionsPerNode = "max_connections_per_node",
         ConnectTimeout = "connect_timeout",
         DrainTimeout = "drain_timeout",

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
 use super::clients::{Filter, Found};
+use super::slowlog::SlowLog;
 use super::{Order, Session, Worker};
 use crate::command::{Flags, Spec};
 use crate::metrics::Closed;
@@ -21,6 +22,8 @@ const INBOX: usize = 64;
 #[derive(Debug)]
 pub struct Control {
     inboxes: Vec<mpsc::Sender<Message>>,
+    /// What took its clients long.
+    pub(super) slowlog: SlowLog,
     /// What each worker takes when it starts.
     receivers: Mutex<Vec<Option<Inbox>>>,
 }
@@ -77,7 +80,7 @@ impl Control {
     pub fn new(workers: usize) -> Arc<Self> {
         let (inboxes, receivers): (_, Vec<_>) = (0..workers).map(|_| mpsc::channel(INBOX)).unzip();
         let receivers = Mutex::new(receivers.into_iter().map(Some).collect());
-        Arc::new(Control { inboxes, receivers })
+        Arc::new(Control { inboxes, slowlog: SlowLog::default(), receivers })
     }
 
     /// Asks all workers; what they found, those that have ended left out.

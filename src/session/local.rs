@@ -76,6 +76,7 @@ impl Client {
             Local::ClientId => write::integer(out, self.id as i64),
             Local::Info => super::info::answer(args, worker, self.protocol, out),
             Local::Cluster(what) => super::cluster::answer(what, args, session, self.protocol, out),
+            Local::Slowlog(what) => worker.control.slowlog.answer(what, args, out),
             Local::Command => reply::command(resp3, out),
             Local::CommandCount => reply::count(out),
             Local::CommandInfo => reply::info(args, resp3, out),

@@ -20,6 +20,7 @@ mod recover;
 mod relief;
 mod replies;
 mod round;
+mod slowlog;
 mod spin;
 mod timeout;
 mod transaction;
@@ -132,7 +133,12 @@ impl Session {
             self.worker.backend.metrics.server_error(state.command(ticket), ServerError::of(reply.bytes()));
         }
         let backend = &self.worker.backend;
-        state.complete(ticket, reply, backend.clock.now(), &backend.metrics) || state.lanes.is_some()
+        let now = backend.clock.now();
+        // The first command was framed before the others.
+        if state.oldest().is_some_and(|started| now.saturating_sub(started) >= self.worker.slow_nanos) {
+            self.note_slow(state, ticket, request, now);
+        }
+        state.complete(ticket, reply, now, &backend.metrics) || state.lanes.is_some()
     }
 }
 

@@ -52,6 +52,15 @@ impl Pending {
         self.spec.is_some_and(|spec| spec.route == Route::Transaction(Transact::Exec))
     }
 
+    /// Whether the reply that comes next is the last one.
+    pub(super) fn is_last_part(&self) -> bool {
+        match &self.progress {
+            Progress::Waiting => true,
+            Progress::Parts(gather) => gather.is_last(),
+            Progress::Asked | Progress::Done(_) | Progress::Cut => false,
+        }
+    }
+
     /// Bytes of replies that wait in it.
     pub(super) fn early(&self) -> usize {
         match &self.progress {

@@ -41,6 +41,8 @@ pub struct Worker {
     pub config: Arc<ClusterConfig>,
     /// To reach the cluster's other workers.
     pub(super) control: Arc<Control>,
+    /// A command that takes so long is one for the slow log.
+    pub(super) slow_nanos: u64,
     /// Which commands are to wait for CLIENT UNPAUSE.
     pub(super) paused: Paused,
     /// What holds for the clients of each of its listeners.
@@ -73,6 +75,8 @@ impl Worker {
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
         let (sessions, places, held_bytes) = (RefCell::default(), Cell::new(0), Cell::new(0));
         let (spin, held, shown) = (Spin::new(may_spin), Cell::default(), Cell::default());
+        let slow = config.limits.slowlog_log_slower_than;
+        let slow_nanos = slow.map_or(u64::MAX, |slow| slow.as_nanos() as u64);
         Rc::new(Worker {
             spin,
             backend,
@@ -82,6 +86,7 @@ impl Worker {
             settings,
             control,
             paused: Paused::default(),
+            slow_nanos,
             drain,
             sessions,
             places,
