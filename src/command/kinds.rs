@@ -49,6 +49,7 @@ pub enum Transact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each is the command of that name
 pub enum Local {
+    AclWhoami,
     Asking,
     Auth,
     ClientGetname,

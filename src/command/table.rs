@@ -26,10 +26,10 @@ const WAITING: &str = "waiting for replicas is not supported yet";
 #[rustfmt::skip]
 pub(super) static TABLE: [Spec; 421] = complete([
     row("acl", -2, SENTINEL, Server, &[], CONTAINER, "6.0.0"),
-    row("acl cat", -2, LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0"),
+    row("acl cat", -2, LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], ANY, "6.0.0"),
     row("acl deluser", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("acl dryrun", -4, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "7.0.0"),
-    row("acl genpass", -2, LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0"),
+    row("acl genpass", -2, LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], ANY, "6.0.0"),
     row("acl getuser", 3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0"),
     row("acl help", 2, LOADING | SENTINEL | STALE, Server, &[], ANY, "6.0.0"),
     row("acl list", 2, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0"),
@@ -38,7 +38,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("acl save", 2, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("acl setuser", -3, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("acl users", 2, ADMIN | LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0"),
-    row("acl whoami", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], no(ACL), "6.0.0"),
+    row("acl whoami", 2, LOADING | NOSCRIPT | SENTINEL | STALE, Server, &[], local(Local::AclWhoami), "6.0.0"),
     row("append", 3, DENYOOM | FAST | WRITE, Str, &[one(1, RW | INSERT)], KEYED, "2.0.0"),
     row("asking", 1, FAST, Cluster, &[], local(Local::Asking), "3.0.0").acl(acl::CONNECTION),
     row("auth", -2, ALLOW_BUSY | FAST | LOADING | NO_AUTH | NOSCRIPT | SENTINEL | STALE, Connection, &[], local_alone(Local::Auth), "1.0.0"),

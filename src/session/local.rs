@@ -57,6 +57,7 @@ impl Client {
                 2 => write::bulk(out, args.get(1)),
                 _ => write::error(out, "ERR wrong number of arguments for 'ping' command"),
             },
+            Local::AclWhoami => write::bulk(out, crate::config::CLIENT_USER.as_bytes()),
             Local::Echo => write::bulk(out, args.get(1)),
             Local::Quit | Local::Asking | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
             Local::Select => select(args, out),
