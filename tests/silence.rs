@@ -4,7 +4,9 @@
 
 mod support;
 
-use support::{Pair, Proxy, TestCluster, Value, in_both};
+use support::{
+    Action, HIGH, LOW, Pair, Proxy, SOON, ScriptedCluster, TestCluster, Value, eventually, in_both, key,
+};
 
 #[test]
 fn what_a_client_wants_no_reply_to_is_silent_as_on_a_server() {
@@ -68,4 +70,31 @@ fn silent_commands_take_effect_in_their_order() {
     let counted: usize =
         (0..7).map(|i| client.cmd(&["GET", &format!("n{i}")]).text().parse::<usize>().unwrap()).sum();
     assert_eq!(counted, ROUNDS);
+}
+
+#[test]
+fn silent_commands_are_redirected_and_lost_in_silence() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = cluster.proxy(&[]);
+    let mut client = proxy.connect();
+    let (moved, lost, other) = (key(LOW, "moved"), key(LOW, "lost"), key(HIGH, "other"));
+    assert_eq!(client.cmd(&["SET", &other, "v"]), Value::ok());
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    let requests: [&[&str]; 6] = [
+        &["CLIENT", "REPLY", "SKIP"],
+        &["SET", &moved, "1"],
+        &["GET", &moved],
+        &["CLIENT", "REPLY", "SKIP"],
+        &["MSET", &moved, "2", &other, "w"],
+        &["MGET", &moved, &other],
+    ];
+    client.send_raw(requests.iter().flat_map(|request| support::encode(request)).collect::<Vec<u8>>());
+    assert_eq!(client.read_value(), Value::bulk("1"));
+    assert_eq!(client.read_value(), Value::bulks(&["2", "w"]));
+    // Its unknown outcome is an error, which it does not want either.
+    cluster.script(|_, args| if args[0] == b"INCR" { Action::CloseAfterReading } else { Action::Default });
+    let requests: [&[&str]; 3] = [&["CLIENT", "REPLY", "SKIP"], &["INCR", &lost], &["GET", &moved]];
+    client.send_raw(requests.iter().flat_map(|request| support::encode(request)).collect::<Vec<u8>>());
+    assert_eq!(client.read_value(), Value::bulk("2"));
+    eventually(SOON, || proxy.metric("slotmux_errors_total{kind=\"indoubt\"}") == 1.0);
 }
