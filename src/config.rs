@@ -108,6 +108,8 @@ pub struct SessionConfig {
     pub passwords: Vec<Secret>,
     /// Across what a client's commands keep their order.
     pub ordering: Ordering,
+    /// The address that clients which know of clusters are to connect to, if not the one that they came to.
+    pub announce: Option<NodeAddr>,
     /// What a write with an unknown outcome gets.
     pub on_indoubt: OnIndoubt,
     /// What a transaction over several slots becomes.

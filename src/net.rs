@@ -11,4 +11,4 @@ pub use addr::{AddrError, ListenAddr, NodeAddr};
 pub use address_map::AddressMap;
 pub use listener::{BindError, Listener};
 pub use options::{NODE_USER_TIMEOUT, set_linger_zero, tune_client, tune_node};
-pub use stream::{Peer, StdStream, Stream};
+pub use stream::{Ends, Local, Peer, StdStream, Stream};

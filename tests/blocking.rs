@@ -334,3 +334,24 @@ fn a_stop_ends_what_waits() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(client.read_to_end_raw(), b"");
 }
+
+#[test]
+fn client_unblock_ends_a_wait_at_a_node_and_in_line() {
+    let (cluster, proxy) = start(&["--dedicated-per-node", "2", "--workers", "1"]);
+    let mut other = proxy.connect();
+    let unblocked = Value::error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+    for (how, reply) in [("TIMEOUT", Value::NullArray), ("ERROR", unblocked)] {
+        let (mut waits, mut in_line) = (proxy.connect(), proxy.connect());
+        let ids = [&mut waits, &mut in_line].map(|client| client.cmd(&["CLIENT", "ID"]).int().to_string());
+        waits.send(&["BLPOP", &key(SLOT, "l"), "0"]);
+        eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+        in_line.send(&["BLPOP", &key(SLOT, "l"), "0"]);
+        eventually(SOON, || proxy.metric("slotmux_waiting_for_connection") == 1.0);
+        for (client, id) in [(&mut in_line, &ids[1]), (&mut waits, &ids[0])] {
+            assert_eq!(other.cmd(&["CLIENT", "UNBLOCK", id, how]), Value::Int(1));
+            assert_eq!(client.read_value(), reply);
+            assert_eq!(other.cmd(&["CLIENT", "UNBLOCK", id, how]), Value::Int(0));
+            assert_eq!(client.cmd(&["PING"]), Value::Simple("PONG".to_owned()));
+        }
+    }
+}

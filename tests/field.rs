@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 
-use support::{Proxy, SOON, TestCluster, Value, eventually, python, python_of_old, script};
+use support::{Proxy, SOON, TestCluster, eventually, python, python_of_old, script};
 
 #[track_caller]
 fn run(python: &Path, name: &str, proxy: &Proxy) -> Output {
@@ -31,28 +31,6 @@ fn strict_redis_does_what_tutorials_do() {
     for python in [python(), python_of_old()] {
         assert_eq!(run(python, "field_strict_redis.py", &proxy).stdout, b"done\n");
     }
-}
-
-#[test]
-fn clients_that_ask_for_the_clusters_slots_are_told_why_they_get_none() {
-    let cluster = TestCluster::primaries(3);
-    let proxy = Proxy::start(&cluster.seeds());
-    let mut other = proxy.connect();
-    for python in [python(), python_of_old()] {
-        let said = run(python, "field_cluster_client.py", &proxy).stdout;
-        let said = String::from_utf8(said).unwrap();
-        assert!(said.contains("command 'cluster slots' is not available through this proxy: "), "{said}");
-        assert_eq!(other.cmd(&["SET", "k", "v"]), Value::ok());
-    }
-    for what in ["SLOTS", "SHARDS", "NODES"] {
-        let command = format!("cluster {}", what.to_lowercase());
-        let refusal = format!("ERR command '{command}' is not available through this proxy: ");
-        let reply = other.cmd(&["CLUSTER", what]);
-        assert!(reply.is_error() && reply.text().starts_with(&refusal), "{reply:?}");
-    }
-    assert_eq!(other.cmd(&["GET", "k"]), Value::bulk("v"));
-    drop(other);
-    eventually(SOON, || proxy.metric("slotmux_clients") == 0.0);
 }
 
 /// A connection for each command: one inline line, 32 bytes read at once, closed.

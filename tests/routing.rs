@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 
 use slotmux::command::{Flags, Route, table};
-use support::{Client, Proxy, SOON, TestCluster, Value, eventually, slot_of, tag_of};
+use support::{Client, Proxy, TestCluster, Value, slot_of, tag_of};
 
 const CROSSSLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 
@@ -339,98 +339,6 @@ fn calls(name: &str, arity: i16) -> Vec<Vec<String>> {
         }
     }
     calls
-}
-
-/// Calls that would change a link's state, or hold it up.
-const DANGEROUS: [&str; 30] = [
-    "MULTI",
-    "EXEC",
-    "DISCARD",
-    "WATCH {x}a",
-    "UNWATCH",
-    "SELECT 0",
-    "SELECT 1",
-    "SUBSCRIBE a",
-    "PSUBSCRIBE *",
-    "SSUBSCRIBE a",
-    "MONITOR",
-    "BLPOP {x}none 0",
-    "BZMPOP 0 1 {x}none MIN",
-    "XREAD BLOCK 0 STREAMS {x}none $",
-    "XREAD COUNT 1 block 0 STREAMS {x}none $",
-    "XREADGROUP GROUP g c BLOCK 0 STREAMS {x}none >",
-    "CLIENT REPLY OFF",
-    "CLIENT REPLY SKIP",
-    "CLIENT TRACKING ON",
-    "CLIENT PAUSE 10000",
-    "CLIENT NO-EVICT ON",
-    "CLIENT KILL TYPE normal",
-    "SCRIPT DEBUG YES",
-    "ASKING",
-    "READONLY",
-    "WAIT 3 0",
-    "DEBUG SLEEP 5",
-    "SHUTDOWN NOSAVE",
-    "FAILOVER",
-    "CLUSTER RESET",
-];
-
-#[test]
-fn no_command_of_one_client_changes_what_another_one_gets() {
-    let (cluster, proxy) = start();
-    for protocol in ["2", "3"] {
-        let (mut actor, mut watcher) = (proxy.connect(), proxy.connect());
-        for client in [&mut actor, &mut watcher] {
-            client.cmd(&["HELLO", protocol]);
-        }
-        let tags = [0, 8_000, 16_000].map(tag_of);
-        let rows = table().filter(|row| !row.container).flat_map(|row| calls(row.name, row.arity));
-        let dangerous = DANGEROUS.iter().map(|line| line.split(' ').map(str::to_owned).collect());
-        for (i, call) in rows.chain(dangerous).enumerate() {
-            actor.send(&call);
-            // Each call is looked at by itself: its transaction, if it begins one, ends behind the marker.
-            if call[0].eq_ignore_ascii_case("multi") {
-                actor.send(&["DISCARD"]);
-                assert_eq!(actor.read_value(), Value::ok(), "{call:?}");
-            }
-            let waits = |word: &String| word.eq_ignore_ascii_case("block");
-            let row = slotmux::command::find(call[0].as_bytes());
-            let may_wait = row.is_some_and(|row| matches!(row.route, Route::Blocking | Route::Replicas));
-            if may_wait || call.iter().any(waits) {
-                // It may wait for ever: its client goes, and others must not notice that either.
-                actor = proxy.connect();
-                actor.cmd(&["HELLO", protocol]);
-            } else if call[0] == "quit" {
-                assert_eq!(actor.read_to_end_raw(), b"+OK\r\n");
-                actor = proxy.connect();
-            } else {
-                let marker = format!("behind {i}");
-                actor.send(&["ECHO", &marker]);
-                let replies = actor.read_values(2);
-                assert_eq!(replies[1], Value::bulk(&marker), "{call:?} has one reply: {:?}", replies[0]);
-            }
-            if call[0] == "hello" || call[0] == "reset" || call[0] == "quit" {
-                actor.cmd(&["HELLO", protocol]);
-            }
-            for tag in &tags {
-                let text = format!("{tag} {i}");
-                watcher.send(&["EVAL", "return ARGV[1]", "1", &format!("{{{tag}}}w"), &text]);
-            }
-            for tag in &tags {
-                assert_eq!(watcher.read_value(), Value::Bulk(format!("{tag} {i}").into_bytes()), "{call:?}");
-            }
-        }
-    }
-    // The last one that waited may have gone only just now.
-    let is_clean = |link: &str| {
-        [" flags=N ", " db=0 ", " sub=0 ", " psub=0 ", " multi=-1 "].iter().all(|f| link.contains(f))
-    };
-    eventually(SOON, || {
-        (0..3).all(|node| {
-            let listed = cluster.client(node).cmd(&["CLIENT", "LIST", "TYPE", "normal"]).text();
-            listed.lines().filter(|line| line.contains(" name=slotmux-")).all(is_clean)
-        })
-    });
 }
 
 #[test]

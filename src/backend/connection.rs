@@ -190,30 +190,31 @@ impl Connection {
             return Ok(());
         }
         let mut queue = self.link.queue.borrow_mut();
-        let Queue { send, entries, times, earlier } = &mut *queue;
-        let Some(mut entry) = entries.pop_front() else { return Err("a reply that nobody asked for") };
+        let queue = &mut *queue;
+        let Some(mut entry) = queue.entries.pop_front() else { return Err("a reply that nobody asked for") };
         if entry.earlier > 0 {
             entry.earlier -= 1;
-            entries.push_front(entry);
-            return self.keep_earlier(earlier, reply.bytes());
+            queue.entries.push_front(entry);
+            return self.keep_earlier(&mut queue.earlier, reply.bytes());
         }
         let len = entry.len as usize;
         // A node that refuses a request before it has read all of it: nothing can follow on this connection.
-        let early = send.written_unanswered() < len as u64;
+        let early = queue.send.written_unanswered() < len as u64;
         match entry.receiver {
             Some(receiver) => {
-                let request = Request { link: &self.link, buffer: send, len, earlier };
+                let request = Request { link: &self.link, queue, len };
                 receiver.reply(entry.ticket, reply, request);
             }
             None => {
+                let Queue { entries, times, .. } = queue;
                 self.count_replies(times, entries.len() + 1);
                 times.answered_internal();
                 self.entries.set(entries.len());
             }
         }
-        send.answer(len);
-        if !earlier.is_empty() {
-            *earlier = Vec::new();
+        queue.send.answer(len);
+        if !queue.earlier.is_empty() {
+            queue.earlier = Vec::new();
         }
         if early { Err("a reply before the request was sent") } else { Ok(()) }
     }

@@ -102,25 +102,29 @@ pub trait Receiver {
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     link: &'a Rc<Link>,
-    buffer: &'a send_buffer::SendBuffer,
+    queue: &'a link::Queue,
     len: usize,
-    earlier: &'a [u8],
 }
 
 impl<'a> Request<'a> {
     /// Its bytes.
     pub fn bytes(&self) -> &'a [u8] {
-        self.buffer.front(self.len)
+        self.queue.send.front(self.len)
     }
 
     /// Its bytes, to keep; those of a large request are shared, not copied.
     pub fn to_bytes(&self) -> Bytes {
-        self.buffer.front_bytes(self.len)
+        self.queue.send.front_bytes(self.len)
     }
 
     /// The replies that came before the last one, to requests that were sent in one piece.
     pub fn earlier(&self) -> &'a [u8] {
-        self.earlier
+        &self.queue.earlier
+    }
+
+    /// For how long, at most, it has been on the node at `now`: replies that are read at once count as one.
+    pub fn on_node(&self, now: u64) -> u64 {
+        self.queue.times.oldest().map_or(0, |at| now.saturating_sub(at))
     }
 
     /// The link that it was sent on.

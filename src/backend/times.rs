@@ -136,6 +136,11 @@ impl Times {
         }
     }
 
+    /// When the first entry was written that has not been counted as answered.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.writes.front().map(|write| write.at)
+    }
+
     /// The first entry, an internal one, was answered.
     pub(super) fn answered_internal(&mut self) {
         self.internal -= 1;

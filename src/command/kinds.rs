@@ -5,6 +5,8 @@
 pub enum Route {
     /// To the owner of one slot, which all its keys (or its channel) must share.
     Keyed,
+    /// To the owner of the slot whose number is argument 2.
+    BySlotNumber,
     /// Cut by slot, a part to each owner; the replies are merged.
     Split,
     /// To the primary of every shard; the replies are merged.
@@ -17,6 +19,8 @@ pub enum Route {
     Replicas,
     /// The proxy answers it.
     Local(Local),
+    /// All workers of the proxy are asked, about their clients.
+    Clients(Clients),
     /// A transaction begins or ends, or what it hangs on.
     Transaction(Transact),
     /// It is not served; the text says why, in words that can follow `ERR `.
@@ -49,11 +53,20 @@ pub enum Transact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each is the command of that name
 pub enum Local {
+    AclWhoami,
+    Asking,
     Auth,
     ClientGetname,
+    ClientGetredir,
     ClientId,
+    ClientInfo,
+    ClientNoEvict,
+    ClientNoTouch,
+    ClientReply,
     ClientSetinfo,
     ClientSetname,
+    ClientTrackinginfo,
+    Cluster(ClusterLocal),
     Command,
     CommandCount,
     CommandDocs,
@@ -69,13 +82,48 @@ pub enum Local {
     Readwrite,
     Reset,
     Select,
+    Slowlog(Slowlog),
 }
 
 impl Local {
     /// Whether it may be queued within MULTI: it changes nothing about how the commands behind it are served.
     pub const fn may_be_queued(self) -> bool {
-        !matches!(self, Local::Auth | Local::Hello | Local::Quit | Local::Reset)
+        !matches!(self, Local::Auth | Local::ClientReply | Local::Hello | Local::Quit | Local::Reset)
     }
+}
+
+/// Of CLIENT what is about all clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the subcommand of that name
+pub enum Clients {
+    Kill,
+    List,
+    Pause,
+    Unblock,
+    Unpause,
+}
+
+/// Of SLOWLOG what the proxy answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the subcommand of that name
+pub enum Slowlog {
+    Get,
+    Len,
+    Reset,
+}
+
+/// Of CLUSTER what the proxy answers itself, as the one node that owns all slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each is the subcommand of that name
+pub enum ClusterLocal {
+    Info,
+    Keyslot,
+    Myid,
+    Myshardid,
+    Nodes,
+    Replicas,
+    Shards,
+    Slots,
 }
 
 /// How the replies of several nodes become one. An error of any node is the reply, whatever the rule.

@@ -1,7 +1,7 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Family, Local, Merge, Route, Transact};
+use super::kinds::{Barrier, Clients, ClusterLocal, Family, Local, Merge, Route, Transact};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 
@@ -27,6 +27,12 @@ pub(super) const REPLICAS: Serving = serving(Route::Replicas, Merge::Pass, Barri
 /// A container's own row is used by none but COMMAND: without a subcommand the number of arguments is wrong.
 pub(super) const CONTAINER: Serving = no("a subcommand is missing");
 
+pub(super) const BY_SLOT_NUMBER: Serving = serving(Route::BySlotNumber, Merge::Pass, Barrier::None);
+
+pub(super) const fn cluster(what: ClusterLocal) -> Serving {
+    local(Local::Cluster(what))
+}
+
 pub(super) const fn split(merge: Merge) -> Serving {
     serving(Route::Split, merge, Barrier::None)
 }
@@ -37,6 +43,11 @@ pub(super) const fn fan_out(merge: Merge) -> Serving {
 
 pub(super) const fn local(local: Local) -> Serving {
     serving(Route::Local(local), Merge::Pass, Barrier::None)
+}
+
+/// The others' answers take a while: as on one server, nothing of the client's happens meanwhile.
+pub(super) const fn clients(what: Clients) -> Serving {
+    serving(Route::Clients(what), Merge::Pass, Barrier::Full)
 }
 
 /// What changes how later commands are served waits for the earlier ones.

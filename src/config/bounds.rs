@@ -194,6 +194,18 @@ ClusterLimits, Cluster {
     metric: "slotmux_bound_used_ratio{bound=\"max_connections_per_node\"}",
     at: "further connections to that node wait until one has ended";
 
+    slowlog_log_slower_than, "slowlog-log-slower-than": optional = "10ms", "0s" ..= "1h",
+    what: "How long a command may take from its framing to its reply without being noted for SLOWLOG; or `off`",
+    reason: "a server's own default",
+    metric: "slotmux_bound_reached_total{bound=\"slowlog_log_slower_than\"}",
+    at: "it is noted, with the node and the time that it was there; blocking commands are not";
+
+    slowlog_max_len, "slowlog-max-len": count = "128", "1" ..= "10000",
+    what: "Commands that are kept for SLOWLOG",
+    reason: "a server's own default; each has at most 32 arguments of 128 bytes",
+    metric: "slotmux_bound_reached_total{bound=\"slowlog_max_len\"}",
+    at: "the oldest one goes";
+
     connect_timeout, "connect-timeout": duration = "2s", "10ms" ..= "1m",
     what: "How long opening a connection to a node may take, its handshake included",
     reason: "a lost SYN is sent again after 1 s, so that one may be lost",

@@ -8,7 +8,7 @@ use super::settings::{self, Scope};
 use super::{
     ClusterConfig, CrossSlot, ListenerConfig, OnIndoubt, Ordering, SessionConfig, SessionLimits, keys,
 };
-use crate::net::ListenAddr;
+use crate::net::{ListenAddr, NodeAddr};
 
 const CLIENT_PASSWORD: &str = "SLOTMUX_CLIENT_PASSWORD";
 /// Away from 6379, where the server that the demo needs may already run as a service.
@@ -102,6 +102,7 @@ fn listener(
             &both,
             [("error", CrossSlot::Error), ("per_slot", CrossSlot::PerSlot)],
         ),
+        announce: announce(reader, section),
         limits: SessionLimits::read(reader, &both),
     };
     let unprotected = reader.is_on(&settings::UNPROTECTED, &[section]);
@@ -147,6 +148,11 @@ fn cluster_of(
             })
         }
     }
+}
+
+fn announce(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<NodeAddr> {
+    let written = reader.text(settings::ANNOUNCE.key, None, &[section])?;
+    reader.parsed(vec![written], "").pop()
 }
 
 /// Octal digits, as chmod takes them.

@@ -250,8 +250,8 @@ impl Reader<'_> {
             return parse(bound.default).unwrap_or_default();
         };
         let (value, least, most) = (parse(&text), parse(bound.least), parse(bound.most));
-        // `off` is a default that lies in no range.
-        if value.is_none() || text != bound.default && (value < least || value > most) {
+        // `off`, where it can be read, lies in no range.
+        if value.is_none() || text != "off" && (value < least || value > most) {
             let right = format!("`{text}` is no {form} from {} to {}", bound.least, bound.most);
             self.mistakes.add(at, right);
         }

@@ -64,6 +64,9 @@ settings! {
         "The name of the cluster that its clients are served from";
     LISTEN_MODE: Listener "mode", None, "", "as the umask has it",
         "Who may connect to a Unix socket, as `0660`";
+    ANNOUNCE: Listener "announce", None, "", "",
+        "The address that clients for clusters are told to connect to, `HOST:PORT`, where it is not the one that they \
+         came to: behind a load balancer or NAT, or on a Unix socket";
     ADMIN: Process "admin", Some("admin"), "ADDRESS", "127.0.0.1:9400",
         "Where `/metrics`, `/healthz`, `/readyz` and `/topology` are served; `off` serves none";
     PER_NODE_HISTOGRAMS: Process "metrics.per_node_histograms", Some("per-node-histograms"), "", "false",

@@ -202,6 +202,8 @@ labelled! {
         LinkQueue = "link_queue",
         MaxReply = "max_reply",
         LinkTimeout = "link_timeout",
+        SlowlogLogSlowerThan = "slowlog_log_slower_than",
+        SlowlogMaxLen = "slowlog_max_len",
         MaxConnectionsPerNode = "max_connections_per_node",
         /// See the bounds.
         DedicatedPerNode = "dedicated_per_node",
@@ -223,6 +225,8 @@ labelled! {
         MaxMemory = "max_memory",
         /// `on_indoubt` is `disconnect`, and a write's outcome is unknown.
         Indoubt = "indoubt",
+        /// CLIENT KILL.
+        Killed = "killed",
         /// What it sent is no request, or exceeds a limit.
         Protocol = "protocol",
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -37,6 +38,46 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A process on this machine.
     Unix,
+}
+
+/// Where a client connected, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The client's side.
+    pub peer: Peer,
+    /// This side.
+    pub local: Local,
+    /// The descriptor's number.
+    pub fd: i32,
+}
+
+/// This side of an accepted connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// The path of a Unix domain socket.
+    Unix(PathBuf),
+}
+
+impl Ends {
+    /// The client's address as a server writes it: a Unix socket's clients all have that of the socket.
+    #[must_use]
+    pub fn peer_text(&self) -> String {
+        match self.peer {
+            Peer::Tcp(addr) => addr.to_string(),
+            Peer::Unix => self.local_text(),
+        }
+    }
+
+    /// The address that it connected to, as a server writes it.
+    #[must_use]
+    pub fn local_text(&self) -> String {
+        match &self.local {
+            Local::Tcp(addr) => addr.to_string(),
+            Local::Unix(path) => format!("{}:0", path.display()),
+        }
+    }
 }
 
 /// Calls the same method on whichever stream it is.
@@ -86,6 +127,25 @@ impl Stream {
     pub fn peer(&self) -> String {
         let addr = SockRef::from(self).peer_addr().ok().and_then(|addr| addr.as_socket());
         addr.map_or_else(|| Peer::Unix.to_string(), |addr| addr.to_string())
+    }
+
+    /// Both ends, of a connection that `peer` made.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn ends(&self, peer: Peer) -> io::Result<Ends> {
+        // To those who listen on all addresses of both kinds an IPv4 client has one of IPv6.
+        let plain = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let peer = match peer {
+            Peer::Tcp(addr) => Peer::Tcp(plain(addr)),
+            Peer::Unix => Peer::Unix,
+        };
+        let addr = SockRef::from(self).local_addr()?;
+        let local = match addr.as_socket() {
+            Some(addr) => Local::Tcp(plain(addr)),
+            None => Local::Unix(addr.as_pathname().map(PathBuf::from).unwrap_or_default()),
+        };
+        Ok(Ends { peer, local, fd: self.as_fd().as_raw_fd() })
     }
 
     /// Writes what the kernel takes at once, without waiting.

@@ -62,6 +62,14 @@ pub fn map(out: &mut Vec<u8>, pairs: usize, protocol: Protocol) {
     }
 }
 
+/// `~COUNT` in front of that many elements, which RESP2 writes as an array.
+pub fn set(out: &mut Vec<u8>, count: usize, protocol: Protocol) {
+    match protocol {
+        Protocol::Resp2 => array(out, count),
+        Protocol::Resp3 => header(out, b'~', count as i64),
+    }
+}
+
 /// No value.
 pub fn null(out: &mut Vec<u8>, protocol: Protocol) {
     out.extend_from_slice(match protocol {

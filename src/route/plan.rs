@@ -1,8 +1,8 @@
 //! Where a request goes, by its keys alone. Pure.
 
 use crate::command::{Find, KeyError, Spec};
-use crate::protocol::{Args, write};
-use crate::topology::slot_of;
+use crate::protocol::{Args, integer, write};
+use crate::topology::{SLOTS, slot_of};
 
 /// Why a request can't be planned.
 #[derive(Debug)]
@@ -31,6 +31,12 @@ pub fn slot(spec: &'static Spec, args: &Args<'_>) -> Result<(u16, usize), PlanEr
     })
     .map_err(PlanError::Keys)?;
     if crosses { Err(PlanError::CrossSlot) } else { Ok((slot, count)) }
+}
+
+/// The slot whose number is argument 2, if it is one.
+pub fn slot_number(args: &Args<'_>) -> Option<u16> {
+    let number = u16::try_from(integer(args.get(2))?).ok()?;
+    (usize::from(number) < SLOTS).then_some(number)
 }
 
 /// The keys of a request that may be split, grouped by slot.

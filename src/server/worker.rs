@@ -16,7 +16,7 @@ use crate::backend::{Account, Backend, Clock, DialGate, Memory, SCRATCH, Setting
 use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
-use crate::session::{self, Worker};
+use crate::session::{self, Control, Worker};
 use crate::topology::Shared;
 
 /// Numbers the clients of the process, as CLIENT ID tells them.
@@ -44,19 +44,22 @@ pub struct ClusterParts {
     pub topology: Arc<Shared>,
     /// Bounds the dials and connections to its nodes.
     pub gate: Arc<DialGate>,
+    /// How its workers reach each other.
+    pub control: Arc<Control>,
 }
 
 impl ClusterParts {
     /// What the clients of this cluster share on one worker.
     fn worker(
         self,
+        index: usize,
         settings: Vec<Arc<SessionConfig>>,
         memory: Account,
         metrics: Arc<WorkerMetrics>,
         shutdown: CancellationToken,
         may_spin: bool,
     ) -> Rc<Worker> {
-        let ClusterParts { config, topology, gate } = self;
+        let ClusterParts { config, topology, gate, control } = self;
         let links = Settings {
             cluster: config.name.clone(),
             credentials: config.auth.clone(),
@@ -76,9 +79,10 @@ impl ClusterParts {
             links: RefCell::default(),
             scratch,
         });
-        let worker = Worker::new(backend, topology, config, settings, shutdown, may_spin);
+        let worker = Worker::new(backend, topology, config, settings, control, shutdown, may_spin);
         spawn_local(worker.clone().keep());
         spawn_local(worker.clone().relieve());
+        spawn_local(worker.clone().answer_control(index));
         let spinner = worker.clone();
         spawn_local(async move { spinner.spin().await });
         worker
@@ -117,7 +121,7 @@ async fn work(
         let listeners = config.listeners.iter().filter(|listener| listener.cluster == cluster);
         let settings = listeners.map(|listener| listener.session.clone()).collect();
         let account = memory.account(index * count + cluster, metrics.clone());
-        parts.worker(settings, account, metrics.clone(), shutdown.clone(), may_spin)
+        parts.worker(index, settings, account, metrics.clone(), shutdown.clone(), may_spin)
     };
     let workers: Vec<Rc<Worker>> = clusters.into_iter().enumerate().map(start).collect();
     let clients = TaskTracker::new();
@@ -127,15 +131,16 @@ async fn work(
             () = shutdown.cancelled() => break,
             client = incoming.recv() => client,
         };
-        let Some(Incoming { stream, slot, listener, .. }) = client else { break };
+        let Some(Incoming { stream, slot, listener, peer }) = client else { break };
         let listener = &config.listeners[listener];
         let Ok(stream) = Stream::from_std(stream) else { continue };
+        let Ok(ends) = stream.ends(peer) else { continue };
         metrics.connections.add(1);
         metrics.clients.add(1);
         let (worker, metrics) = (workers[listener.cluster].clone(), metrics.clone());
         let settings = listener.session.clone();
         clients.spawn_local(async move {
-            session::serve(stream, worker, settings, NEXT_CLIENT.fetch_add(1, Relaxed)).await;
+            session::serve(stream, ends, worker, settings, NEXT_CLIENT.fetch_add(1, Relaxed)).await;
             metrics.clients.sub(1);
             drop(slot);
         });

@@ -5,9 +5,11 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Session;
+use super::control::Pause;
+use super::entry::{Pending, Progress};
 use super::gather::Gather;
 use super::lanes::{Held, History};
-use super::pending::{Pending, Progress, State};
+use super::pending::State;
 use crate::backend::{Link, Reply, Ticket};
 use crate::command::{KeyError, Spec};
 use crate::error::{ClientError, ErrorKind};
@@ -55,6 +57,8 @@ pub(super) struct Planner<'a> {
     pub(super) now: u64,
     /// Whether the command that is planned may write.
     pub(super) writes: bool,
+    /// Which commands wait.
+    pub(super) pause: Pause,
     /// A link whose queue is full now.
     pub(super) full: Option<Rc<Link>>,
 }
@@ -71,6 +75,14 @@ impl Planner<'_> {
         }
     }
 
+    /// Sends a request to the owner of the slot whose number is argument 2; what is none gets a server's error.
+    pub(super) fn by_slot_number(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        match plan::slot_number(args) {
+            Some(slot) => self.one(spec, slot, 0, request),
+            None => self.anywhere(spec, request),
+        }
+    }
+
     /// Sends a request without keys to any shard.
     pub(super) fn anywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
         // Without any owner it waits for slot 0's, as good as any.
@@ -84,7 +96,7 @@ impl Planner<'_> {
         let len = request.len() as u32;
         let progress = Progress::Waiting;
         let (started, spec) = (self.now, Some(spec));
-        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, progress });
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, silent: false, progress });
         self.send(ticket, slot, keys, request);
     }
 
@@ -100,7 +112,7 @@ impl Planner<'_> {
         let ticket = Ticket { seq: self.state.next_seq(), part: 0 };
         let (started, spec, len) = (self.now, Some(spec), requests.len() as u32);
         let progress = Progress::Waiting;
-        self.state.push(Pending { started, spec, len, slot, link: 0, earlier, progress });
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier, silent: false, progress });
         self.send(ticket, slot, keys, Source::Block(requests, earlier));
     }
 
@@ -109,7 +121,7 @@ impl Planner<'_> {
         let seq = self.state.next_seq();
         let (started, spec, len) = (self.now, Some(spec), len as u32);
         let progress = Progress::Waiting;
-        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, progress });
+        self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, silent: false, progress });
         seq
     }
 
@@ -224,6 +236,7 @@ impl Planner<'_> {
             slot: 0,
             link: 0,
             earlier: 0,
+            silent: false,
             progress,
         });
         seq
@@ -261,7 +274,16 @@ impl Planner<'_> {
         let seq = self.state.next_seq();
         let progress = Progress::Waiting;
         let started = self.now;
-        self.state.push(Pending { started, spec, len: 0, slot: 0, link: 0, earlier: 0, progress });
+        self.state.push(Pending {
+            started,
+            spec,
+            len: 0,
+            slot: 0,
+            link: 0,
+            earlier: 0,
+            silent: false,
+            progress,
+        });
         let metrics = &self.session.worker.backend.metrics;
         self.state.complete(Ticket { seq, part: 0 }, Reply::Large(reply), self.now, metrics);
     }

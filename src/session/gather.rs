@@ -40,6 +40,11 @@ impl Gather {
         Gather { how, parts: Vec::with_capacity(parts), order, left: 0, small: Vec::new() }
     }
 
+    /// Whether but one reply is still to come.
+    pub(crate) fn is_last(&self) -> bool {
+        self.left == 1
+    }
+
     /// Adds a part; returns its number.
     pub(crate) fn add(&mut self, slot: u16, link: u32) -> u32 {
         self.left += 1;

@@ -1,14 +1,13 @@
 //! From bytes that were read to planned commands: frames them, looks each up, and lets it go or wait.
 
-use bytes::{Buf, Bytes, BytesMut};
-
 use super::Worker;
+use super::control::Pause;
 use super::dispatch::{Planner, Source};
+use super::input::{Input, Stop};
 use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
-use crate::backend::LARGE;
-use crate::command::{Barrier, Flags, Local, Route, Spec, resolve};
+use crate::command::{Barrier, Flags, Local, Route, Spec, Transact, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -19,49 +18,6 @@ const TURN_KEYS: usize = 1000;
 const TURN_BYTES: usize = 256 * 1024;
 /// Request bytes of one client that wait for replies; a larger request goes alone.
 const IN_FLIGHT_BYTES: usize = 1 << 20;
-
-/// Why planning stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// There is no whole request.
-    Empty,
-    /// The turn has done enough.
-    Budget,
-    /// Something must be answered, or be read by the client, first.
-    Blocked,
-}
-
-/// Where requests are planned from.
-pub(super) enum Input<'a> {
-    Scratch(&'a [u8]),
-    Buffer(BytesMut),
-}
-
-impl Input<'_> {
-    #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
-        match self {
-            Input::Scratch(bytes) => bytes,
-            Input::Buffer(bytes) => bytes,
-        }
-    }
-
-    #[inline]
-    fn advance(&mut self, count: usize) {
-        match self {
-            Input::Scratch(bytes) => *bytes = &bytes[count..],
-            Input::Buffer(bytes) => bytes.advance(count),
-        }
-    }
-
-    /// Takes a large request out without a copy; it is gone from the input then.
-    fn take_large(&mut self, len: usize) -> Option<Bytes> {
-        match self {
-            Input::Buffer(bytes) if len >= LARGE => Some(bytes.split_to(len).freeze()),
-            _ => None,
-        }
-    }
-}
 
 impl Turn {
     /// Plans the whole requests at the front of `input`.
@@ -84,8 +40,11 @@ impl Turn {
             protocol: self.client.protocol,
             now,
             writes: false,
+            pause: worker.paused.now(),
             full: None,
         };
+        self.paused = false;
+        session.about.heard.set(now);
         let (mut keys, mut bytes) = (0, 0);
         loop {
             if self.closing {
@@ -159,7 +118,10 @@ impl Turn {
 
     /// Whether what blocked the planning may be over.
     pub(super) fn may_go_on(&self, state: &State) -> bool {
-        state.is_idle() && state.unread() < self.session.settings.limits.output_soft && !self.closing
+        state.is_idle()
+            && state.unread() < self.session.settings.limits.output_soft
+            && !self.closing
+            && !self.paused
     }
 
     /// Plans one request: how many arguments and bytes it had.
@@ -187,6 +149,8 @@ impl Turn {
         let args = self.framer.args(bytes);
         let count = args.len();
         if count == 0 {
+            // It counts as the one that CLIENT REPLY SKIP is about, as on a server.
+            planner.state.replies.next();
             input.advance(framed.len);
             return Ok(Some((1, framed.len)));
         }
@@ -211,9 +175,13 @@ impl Turn {
                 return Ok(Some((1, framed.len)));
             }
         };
+        if planner.pause != Pause::None && self.is_held(spec, route, planner) {
+            return Err(Stop::Blocked);
+        }
         if barrier != Barrier::None && !self.passes(barrier, planner) {
             return Err(Stop::Blocked);
         }
+        planner.session.about.last.set(Some(spec.id));
         // A large request leaves the input here, so that no copy of it is made.
         let large = if framed.rewritten.is_none() { input.take_large(framed.len) } else { None };
         let taken = large.is_some();
@@ -235,6 +203,14 @@ impl Turn {
         }
         self.framer.shrink();
         Ok(Some((count, framed.len)))
+    }
+
+    /// Whether CLIENT PAUSE holds a command back. Who has not logged in learns so at once.
+    #[cold]
+    fn is_held(&mut self, spec: &'static Spec, route: Route, planner: &Planner<'_>) -> bool {
+        let executes = route == Route::Transaction(Transact::Exec) && self.client.transaction.is_some();
+        self.paused = self.client.authenticated && (executes || planner.pause.holds(spec));
+        self.paused
     }
 
     /// Where a request goes and what it waits for; what is only queued waits for nothing.
@@ -298,6 +274,7 @@ impl Turn {
         planner.writes = !spec.is_readonly();
         match route {
             Route::Keyed => planner.keyed(spec, args, source),
+            Route::BySlotNumber => planner.by_slot_number(spec, args, source),
             Route::Split => planner.split(spec, args, source),
             Route::AllShards => planner.everywhere(spec, source),
             Route::AnyShard => planner.anywhere(spec, source),
@@ -309,7 +286,7 @@ impl Turn {
                     planner.session.watch.take();
                 }
                 let mut reply = Vec::new();
-                client.answer(local, args, worker, &mut reply);
+                client.answer(local, args, planner, &mut reply);
                 if reply.first() == Some(&b'-') {
                     worker
                         .backend
@@ -319,7 +296,8 @@ impl Turn {
                 planner.protocol = client.protocol;
                 planner.answer(Some(spec), reply.into());
             }
-            Route::Transaction(step) => client.transact(step, spec, args, source, planner, worker),
+            Route::Transaction(step) => client.transact(step, spec, args, source, planner),
+            Route::Clients(what) => planner.ask_workers(spec, what, args),
             Route::Refused(reason) => {
                 planner
                     .fail(spec, &ClientError::Refused { command: spec.name.into(), reason: reason.into() });

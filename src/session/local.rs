@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Worker;
+use super::about::{BAD_NAME, is_name, is_switch, set_info, tracking};
+use super::dispatch::Planner;
 use super::transaction::Transaction;
+use super::{Session, Worker};
 use crate::command::{Local, repeat, reply};
 use crate::config::SessionConfig;
 use crate::error::{ClientError, ErrorKind};
@@ -21,7 +23,6 @@ pub(super) struct Client {
     pub(super) authenticated: bool,
     /// What its listener asks of it.
     settings: Arc<SessionConfig>,
-    name: Vec<u8>,
     /// What it has queued since MULTI.
     pub(super) transaction: Option<Box<Transaction>>,
     /// What the last error is counted as, if it is no bad argument.
@@ -32,15 +33,7 @@ impl Client {
     /// A client that has just connected.
     pub(super) fn new(id: u64, settings: Arc<SessionConfig>) -> Self {
         let authenticated = settings.passwords.is_empty();
-        Client {
-            id,
-            protocol: Protocol::Resp2,
-            authenticated,
-            settings,
-            name: Vec::new(),
-            transaction: None,
-            failed: None,
-        }
+        Client { id, protocol: Protocol::Resp2, authenticated, settings, transaction: None, failed: None }
     }
 
     /// Whether no password is asked for.
@@ -49,35 +42,64 @@ impl Client {
     }
 
     /// Appends the reply to a request that passed [`crate::command::resolve`].
-    pub(super) fn answer(&mut self, local: Local, args: &Args<'_>, worker: &Worker, out: &mut Vec<u8>) {
-        let resp3 = self.protocol == Protocol::Resp3;
+    pub(super) fn answer(
+        &mut self,
+        local: Local,
+        args: &Args<'_>,
+        planner: &mut Planner<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let (resp3, session) = (self.protocol == Protocol::Resp3, planner.session);
+        let (worker, about) = (&*session.worker, &session.about);
         match local {
             Local::Ping => match args.len() {
                 1 => write::simple(out, "PONG"),
                 2 => write::bulk(out, args.get(1)),
                 _ => write::error(out, "ERR wrong number of arguments for 'ping' command"),
             },
+            Local::AclWhoami => write::bulk(out, crate::config::CLIENT_USER.as_bytes()),
             Local::Echo => write::bulk(out, args.get(1)),
-            Local::Quit | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
+            Local::Quit | Local::Asking | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
             Local::Select => select(args, out),
-            Local::Hello => self.hello(args, worker, out),
+            Local::Hello => self.hello(args, session, out),
             Local::Auth => self.auth(args, out),
-            Local::Reset => {
-                *self = Client::new(self.id, self.settings.clone());
-                write::simple(out, "RESET");
-            }
-            Local::ClientSetname => self.set_name(args.get(2), out),
-            Local::ClientGetname if self.name.is_empty() => write::null(out, self.protocol),
-            Local::ClientGetname => write::bulk(out, &self.name),
+            Local::Reset => self.reset(planner, out),
+            Local::ClientReply => self.reply(args, planner, out),
+            Local::ClientSetname => about.set_name(args.get(2), out),
+            Local::ClientGetname => about.write_name(self.protocol, out),
+            Local::ClientGetredir => write::integer(out, -1),
+            Local::ClientInfo => session.info(planner.state, self.protocol, out),
+            Local::ClientNoEvict => about.set_no_evict(args.get(2), out),
+            Local::ClientNoTouch if is_switch(args.get(2)) => write::simple(out, "OK"),
+            Local::ClientNoTouch => write::error(out, "ERR syntax error"),
+            Local::ClientTrackinginfo => tracking(self.protocol, out),
             Local::ClientSetinfo => set_info(args, out),
             Local::ClientId => write::integer(out, self.id as i64),
             Local::Info => super::info::answer(args, worker, self.protocol, out),
+            Local::Cluster(what) => super::cluster::answer(what, args, session, self.protocol, out),
+            Local::Slowlog(what) => worker.control.slowlog.answer(what, args, out),
             Local::Command => reply::command(resp3, out),
             Local::CommandCount => reply::count(out),
             Local::CommandInfo => reply::info(args, resp3, out),
             Local::CommandDocs => reply::docs(args, resp3, out),
             Local::CommandList => reply::list(args, resp3, out),
             Local::CommandGetkeys => reply::getkeys(args, out),
+        }
+    }
+
+    /// RESET: the client is what it was when it had just connected.
+    fn reset(&mut self, planner: &mut Planner<'_>, out: &mut Vec<u8>) {
+        *self = Client::new(self.id, self.settings.clone());
+        planner.state.replies.reset();
+        planner.session.about.reset();
+        write::simple(out, "RESET");
+    }
+
+    fn reply(&mut self, args: &Args<'_>, planner: &mut Planner<'_>, out: &mut Vec<u8>) {
+        if !planner.state.replies.choose(args.get(2)) {
+            write::error(out, "ERR syntax error");
+        } else if planner.state.replies.are_all() {
+            write::simple(out, "OK");
         }
     }
 
@@ -115,7 +137,7 @@ impl Client {
     }
 
     /// HELLO [VERSION [AUTH USER PASSWORD] [SETNAME NAME]]: options count one by one, the version if all are right.
-    fn hello(&mut self, args: &Args<'_>, worker: &Worker, out: &mut Vec<u8>) {
+    fn hello(&mut self, args: &Args<'_>, session: &Session, out: &mut Vec<u8>) {
         let mut protocol = self.protocol;
         if args.len() > 1 {
             protocol = match crate::protocol::integer(args.get(1)) {
@@ -137,7 +159,7 @@ impl Client {
                 if !is_name(args.get(at + 1)) {
                     return write::error(out, BAD_NAME);
                 }
-                self.name = args.get(at + 1).to_vec();
+                *session.about.name.borrow_mut() = args.get(at + 1).to_vec();
                 at += 2;
             } else {
                 return quoting(out, "ERR Syntax error in HELLO option '", option, "'");
@@ -153,7 +175,8 @@ impl Client {
             );
         }
         self.protocol = protocol;
-        self.introduce(&version(worker), out);
+        session.about.resp3.set(protocol == Protocol::Resp3);
+        self.introduce(&version(&session.worker), out);
     }
 
     fn introduce(&self, version: &str, out: &mut Vec<u8>) {
@@ -173,42 +196,11 @@ impl Client {
         write::bulk(out, b"modules");
         write::array(out, 0);
     }
-
-    fn set_name(&mut self, name: &[u8], out: &mut Vec<u8>) {
-        if !is_name(name) {
-            return write::error(out, BAD_NAME);
-        }
-        self.name = name.to_vec();
-        write::simple(out, "OK");
-    }
 }
 
 /// The cluster's version, as far as it is known.
 pub(super) fn version(worker: &Worker) -> String {
     worker.topology.server_version().map_or_else(|| VERSION.to_owned(), |version| (*version).clone())
-}
-
-const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
-
-/// A server's rule: printable, no space.
-fn is_name(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
-}
-
-fn set_info(args: &Args<'_>, out: &mut Vec<u8>) {
-    let option = args.get(2);
-    let Some(known) =
-        ["lib-name", "lib-ver"].iter().find(|known| option.eq_ignore_ascii_case(known.as_bytes()))
-    else {
-        return quoting(out, "ERR Unrecognized option '", option, "'");
-    };
-    if !is_name(args.get(3)) {
-        return write::error(
-            out,
-            format!("ERR {known} cannot contain spaces, newlines or special characters."),
-        );
-    }
-    write::simple(out, "OK");
 }
 
 fn select(args: &Args<'_>, out: &mut Vec<u8>) {
@@ -224,7 +216,7 @@ fn select(args: &Args<'_>, out: &mut Vec<u8>) {
 }
 
 /// An error that repeats what the client wrote.
-fn quoting(out: &mut Vec<u8>, before: &str, word: &[u8], after: &str) {
+pub(super) fn quoting(out: &mut Vec<u8>, before: &str, word: &[u8], after: &str) {
     let mut text = before.as_bytes().to_vec();
     repeat(word, word.len(), &mut text);
     text.extend_from_slice(after.as_bytes());

@@ -2,12 +2,18 @@
 //! changes. One file per duty; none of them but the turn touches the socket.
 
 mod abandon;
+mod about;
 mod ahead;
 mod blocking;
+mod clients;
+mod cluster;
+mod control;
 mod dispatch;
+mod entry;
 mod errand;
 mod gather;
 mod info;
+mod input;
 mod intake;
 mod lanes;
 mod local;
@@ -16,7 +22,9 @@ mod pending;
 mod pump;
 mod recover;
 mod relief;
+mod replies;
 mod round;
+mod slowlog;
 mod spin;
 mod timeout;
 mod transaction;
@@ -37,8 +45,10 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
 use crate::config::SessionConfig;
 use crate::metrics::{Closed, ServerError};
-use crate::net::Stream;
+use crate::net::{Ends, Stream};
 
+use about::About;
+pub use control::Control;
 use errand::Blocked;
 use pending::State;
 use watching::Watch;
@@ -53,6 +63,8 @@ pub struct Session {
     worker: Rc<Worker>,
     /// What its listener's clients are subject to.
     settings: Arc<SessionConfig>,
+    ends: Ends,
+    about: About,
     wakeup: Wakeup,
     /// What its task is to do besides, in its next turn.
     order: Cell<Order>,
@@ -142,19 +154,27 @@ impl Session {
             self.worker.backend.metrics.server_error(state.command(ticket), ServerError::of(reply.bytes()));
         }
         let backend = &self.worker.backend;
-        state.complete(ticket, reply, backend.clock.now(), &backend.metrics) || state.lanes.is_some()
+        let now = backend.clock.now();
+        // The first command was framed before the others.
+        if state.oldest().is_some_and(|started| now.saturating_sub(started) >= self.worker.slow_nanos) {
+            self.note_slow(state, ticket, request, now);
+        }
+        state.complete(ticket, reply, now, &backend.metrics) || state.lanes.is_some()
     }
 }
 
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
-pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
+pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
     let (order, place) = (Cell::default(), worker.next_place());
+    let (about, worker_of) = (About::new(worker.backend.clock.tick()), worker.clone());
     let session = Rc::new(Session {
         id,
         place,
-        worker: worker.clone(),
+        worker: worker_of,
         settings,
+        ends,
+        about,
         wakeup,
         order,
         state,

@@ -4,62 +4,13 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::entry::{Pending, Progress};
 use super::gather::Gather;
 use super::lanes::Lanes;
 use super::output::Output;
+use super::replies::Replies;
 use crate::backend::{Reply, Ticket};
-use crate::command::{Route, Spec, Transact};
 use crate::metrics::{Owner, WorkerMetrics};
-
-/// One command that has not been answered.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    /// When it was framed, in nanoseconds of the worker's clock.
-    pub(crate) started: u64,
-    /// `None` for a request that was answered here and is no known command.
-    pub(crate) spec: Option<&'static Spec>,
-    /// How long its request is.
-    pub(crate) len: u32,
-    pub(crate) slot: u16,
-    /// The link that it was sent on, unless it was cut into parts.
-    pub(crate) link: u32,
-    /// How many replies come before the last one, where several requests go in one piece.
-    pub(crate) earlier: u32,
-    pub(crate) progress: Progress,
-}
-
-/// How far a command is.
-#[derive(Debug)]
-pub(crate) enum Progress {
-    /// Sent or held: the reply is still to come.
-    Waiting,
-    /// Cut into parts.
-    Parts(Box<Gather>),
-    /// The reply is there, but not that of an earlier command.
-    Done(Bytes),
-    /// Instead of a reply the connection is closed here.
-    Cut,
-}
-
-impl Pending {
-    pub(super) fn only_reads(&self) -> bool {
-        self.spec.is_some_and(Spec::is_readonly)
-    }
-
-    /// Whether it is a transaction.
-    pub(super) fn is_exec(&self) -> bool {
-        self.spec.is_some_and(|spec| spec.route == Route::Transaction(Transact::Exec))
-    }
-
-    /// Bytes of replies that wait in it.
-    pub(super) fn early(&self) -> usize {
-        match &self.progress {
-            Progress::Waiting | Progress::Cut => 0,
-            Progress::Parts(gather) => gather.bytes(),
-            Progress::Done(reply) => reply.len(),
-        }
-    }
-}
 
 /// Replies that came early are told of at once when there are so many bytes more of them.
 const EARLY_STEP: usize = 16 * 1024;
@@ -81,6 +32,8 @@ pub(crate) struct State {
     /// Request bytes of the commands in the queue.
     pub(super) bytes: usize,
     pub(crate) out: Output,
+    /// Which replies the client gets.
+    pub(crate) replies: Replies,
     /// Bytes of replies that wait for those to earlier commands.
     pub(super) early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
@@ -169,7 +122,10 @@ impl State {
 
     /// Adds a command, whose number is [`State::next_seq`] before the call.
     #[inline]
-    pub(crate) fn push(&mut self, pending: Pending) {
+    pub(crate) fn push(&mut self, mut pending: Pending) {
+        if !self.replies.are_all() {
+            pending.silent = self.replies.next();
+        }
         self.bytes += pending.len as usize;
         self.queue.push_back(pending);
     }
@@ -228,7 +184,7 @@ impl State {
         metrics: &WorkerMetrics,
     ) -> bool {
         if ticket.seq == self.base
-            && let Some(Pending { progress: Progress::Waiting, .. }) = self.queue.front()
+            && let Some(Pending { progress: Progress::Waiting, silent: false, .. }) = self.queue.front()
         {
             match reply {
                 Reply::Small(bytes) => self.out.tail().extend_from_slice(bytes),
@@ -244,6 +200,7 @@ impl State {
         if matches!(pending.progress, Progress::Cut) {
             return false;
         }
+        let reply = if pending.silent { Reply::Small(b"") } else { reply };
         self.early += reply.bytes().len();
         match &mut pending.progress {
             Progress::Parts(gather) => _ = gather.complete(ticket.part, reply),
@@ -273,6 +230,7 @@ impl State {
     ) -> bool {
         let Some(pending) = self.get(seq) else { return false };
         let before = pending.early();
+        let reply = reply.map(|reply| if pending.silent { Bytes::new() } else { reply });
         pending.progress = reply.map_or(Progress::Cut, Progress::Done);
         let after = pending.early();
         self.early = self.early - before + after;
@@ -293,7 +251,9 @@ impl State {
                     len
                 }
                 Progress::Parts(gather) if gather.is_done() => {
-                    gather.merge(self.out.tail());
+                    if !front.silent {
+                        gather.merge(self.out.tail());
+                    }
                     gather.bytes()
                 }
                 Progress::Cut => {
@@ -334,7 +294,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::resolve;
+    use crate::command::{Spec, resolve};
     use crate::protocol::RequestFramer;
 
     fn get() -> &'static Spec {
@@ -360,6 +320,7 @@ mod tests {
                 slot: 7,
                 link: 1,
                 earlier: 0,
+                silent: false,
                 progress,
             });
             state.next_seq() - 1

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Session;
+use super::entry::Progress;
 use super::gather::Gather;
 use super::lanes::{Held, Lanes, Next, Touched};
-use super::pending::{Progress, State};
+use super::pending::State;
 use super::recover::backoff;
 use crate::backend::{Down, Link, Reply, Ticket};
 use crate::command::Route;

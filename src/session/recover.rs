@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::entry::{Pending, Progress};
 use super::gather::Gather;
 use super::lanes::{Held, History, Next, Touched, Unconfirmed};
-use super::pending::{Pending, Progress, State};
+use super::pending::State;
 use super::{Order, Session};
 use crate::backend::{Link, Loss, Reply, Request, Ticket};
 use crate::command::{Flags, Merge, Route, resolve};

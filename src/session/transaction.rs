@@ -6,7 +6,6 @@
 
 use bytes::Bytes;
 
-use super::Worker;
 use super::dispatch::{Planner, Source};
 use super::gather::Gather;
 use super::local::Client;
@@ -62,6 +61,11 @@ impl Transaction {
         self.blocks.iter().map(|block| block.requests.capacity()).sum::<usize>() + self.here.capacity()
     }
 
+    /// How many commands are queued.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// Refuses EXEC, and needs nothing of what was queued any more.
     fn fail(&mut self) {
         *self = Transaction { failed: true, ..Transaction::default() };
@@ -93,11 +97,15 @@ impl Transaction {
                 // A server finds that only when it carries the command out.
                 Err(PlanError::Keys(KeyError::Unpaired(_))) => return self.add_here(request),
             },
+            Route::BySlotNumber => plan::slot_number(args).map(|slot| (slot, 0)),
             Route::AnyShard => None,
             Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
             Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
             Route::AllShards | Route::Replicas => {
                 return Err(refused("it goes to several nodes, and a transaction to one"));
+            }
+            Route::Clients(_) => {
+                return Err(refused("all workers are asked, and a transaction goes to one node"));
             }
             Route::Refused(reason) => return Err(refused(reason)),
         };
@@ -198,7 +206,6 @@ impl Client {
         args: &Args<'_>,
         source: Source<'_>,
         planner: &mut Planner<'_>,
-        worker: &Worker,
     ) {
         let nested = self.transaction.is_some();
         match what {
@@ -212,7 +219,7 @@ impl Client {
                 let name = if what == Transact::Exec { "EXEC" } else { "DISCARD" };
                 planner.refuse_as(spec, format!("ERR {name} without MULTI"));
             }
-            Transact::Exec => self.exec(spec, planner, worker),
+            Transact::Exec => self.exec(spec, planner),
             Transact::Discard => {
                 self.transaction = None;
                 planner.session.watch.take();
@@ -227,7 +234,7 @@ impl Client {
         }
     }
 
-    fn exec(&mut self, spec: &'static Spec, planner: &mut Planner<'_>, worker: &Worker) {
+    fn exec(&mut self, spec: &'static Spec, planner: &mut Planner<'_>) {
         let Some(transaction) = self.transaction.take() else { return };
         let Transaction { mut blocks, here, mut order, failed, watches } = *transaction;
         if failed {
@@ -235,7 +242,7 @@ impl Client {
             return planner.refuse_as(spec, "EXECABORT Transaction discarded because of previous errors.");
         }
         let count = order.len();
-        let here = self.answers(&here, order.iter().filter(|at| **at == HERE).count(), worker);
+        let here = self.answers(&here, order.iter().filter(|at| **at == HERE).count(), planner);
         if blocks.is_empty() {
             return planner.answer(Some(spec), here.into());
         }
@@ -257,14 +264,14 @@ impl Client {
     }
 
     /// The replies to what the proxy answers itself, as an array.
-    fn answers(&mut self, mut requests: &[u8], count: usize, worker: &Worker) -> Vec<u8> {
+    fn answers(&mut self, mut requests: &[u8], count: usize, planner: &mut Planner<'_>) -> Vec<u8> {
         let (mut framer, mut replies) = (RequestFramer::default(), Vec::new());
         write::array(&mut replies, count);
         while let Ok(Some(framed)) = framer.next(requests, &RequestLimits::NONE) {
             let (request, rest) = requests.split_at(framed.len);
             let args = framer.args(request);
             match resolve(&args).map(|spec| (spec.route, plan::slot(spec, &args))) {
-                Ok((Route::Local(local), _)) => self.answer(local, &args, worker, &mut replies),
+                Ok((Route::Local(local), _)) => self.answer(local, &args, planner, &mut replies),
                 Ok((_, Err(PlanError::Keys(error)))) => write::error(&mut replies, error.to_string()),
                 // UNWATCH: EXEC has just ended the watch.
                 _ => write::simple(&mut replies, "OK"),

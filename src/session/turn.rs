@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::ahead::Ahead;
-use super::intake::{Input, Stop};
+use super::input::{Input, Stop};
 use super::local::Client;
 use super::{Order, Session, Worker};
 use crate::backend::{LARGE, Link, make_room};
@@ -44,6 +44,8 @@ pub(super) struct Turn {
     pub(super) eof: bool,
     /// No more is planned: after QUIT or a protocol error.
     pub(super) closing: bool,
+    /// CLIENT PAUSE holds back what comes next.
+    pub(super) paused: bool,
     /// A link whose queue was full when a command was added to it.
     pub(super) full: Option<Rc<Link>>,
     /// Bounds that hold the input back and have been counted, a bit for each [`Reached::index`].
@@ -72,6 +74,7 @@ impl Turn {
             others: 0,
             eof: false,
             closing: false,
+            paused: false,
             full: None,
             counted: 0,
             in_flight: 0,
@@ -111,7 +114,9 @@ impl Turn {
             self.end_here();
             state = self.session.state.borrow_mut();
         }
-        let queued = self.client.transaction.as_ref().map_or(0, |transaction| transaction.memory());
+        let transaction = self.client.transaction.as_ref();
+        self.session.about.multi.set(transaction.map_or(-1, |transaction| transaction.len() as i32));
+        let queued = transaction.map_or(0, |transaction| transaction.memory());
         self.worker.count_kept(&mut state, self.input.capacity() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
@@ -119,6 +124,8 @@ impl Turn {
         if goes_on || (stop == Stop::Blocked && self.may_go_on(&state)) {
             self.session.wakeup.wake();
         }
+        // As a server does it: a client that has gone does not wait any more.
+        self.closing |= self.eof && self.paused;
         let over = self.closing || (self.eof && stop != Stop::Budget);
         let finished = state.is_idle() && state.out.is_empty();
         drop(state);

@@ -1,7 +1,8 @@
 //! A session's commands while the cluster changes: which are watched and held.
 
+use super::entry::Progress;
 use super::lanes::{Held, Lanes};
-use super::pending::{Progress, State};
+use super::pending::State;
 use crate::backend::Ticket;
 
 impl State {
@@ -30,7 +31,7 @@ impl State {
                             lanes.on_way(slot, Ticket { seq, part }, link);
                         }
                     }
-                    Progress::Done(_) | Progress::Cut => {}
+                    Progress::Asked | Progress::Done(_) | Progress::Cut => {}
                 }
             }
             lanes

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
+use super::control::{Control, Paused};
 use super::pending::{State, Told};
 use super::round::Levels;
 use super::spin::Spin;
@@ -38,6 +39,12 @@ pub struct Worker {
     pub topology: Arc<Shared>,
     /// The cluster's part of the configuration.
     pub config: Arc<ClusterConfig>,
+    /// To reach the cluster's other workers.
+    pub(super) control: Arc<Control>,
+    /// A command that takes so long is one for the slow log.
+    pub(super) slow_nanos: u64,
+    /// Which commands are to wait for CLIENT UNPAUSE.
+    pub(super) paused: Paused,
     /// What holds for the clients of each of its listeners.
     settings: Vec<Arc<SessionConfig>>,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
@@ -61,12 +68,15 @@ impl Worker {
         topology: Arc<Shared>,
         config: Arc<ClusterConfig>,
         settings: Vec<Arc<SessionConfig>>,
+        control: Arc<Control>,
         drain: CancellationToken,
         may_spin: bool,
     ) -> Rc<Self> {
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
         let (sessions, places, held_bytes) = (RefCell::default(), Cell::new(0), Cell::new(0));
         let (spin, held, shown) = (Spin::new(may_spin), Cell::default(), Cell::default());
+        let slow = config.limits.slowlog_log_slower_than;
+        let slow_nanos = slow.map_or(u64::MAX, |slow| slow.as_nanos() as u64);
         Rc::new(Worker {
             spin,
             backend,
@@ -74,6 +84,9 @@ impl Worker {
             topology,
             config,
             settings,
+            control,
+            paused: Paused::default(),
+            slow_nanos,
             drain,
             sessions,
             places,

@@ -12,6 +12,7 @@ mod cluster;
 mod load;
 mod migration;
 mod packages;
+mod pair;
 mod plain;
 mod proxy;
 mod scripted;
@@ -29,6 +30,7 @@ pub use client::{Client, encode};
 pub use cluster::TestCluster;
 pub use load::{Done, Mix};
 pub use packages::{node_modules, packages_of_node, python, python_of_old, script, virtual_environment};
+pub use pair::{Pair, in_both, talk};
 pub use plain::PlainServer;
 pub use proxy::{Proxy, ProxyBuilder, sum};
 pub use scripted::{

@@ -1,0 +1,169 @@
+//! What others are told of a client: its line in CLIENT LIST.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write;
+
+use super::Session;
+use super::local::quoting;
+use super::pending::State;
+use crate::command::NAMES;
+use crate::protocol::{Args, Protocol, write};
+
+/// What a client has told of itself, and is up to. Its own turn writes it, and others read it.
+#[derive(Debug)]
+pub(crate) struct About {
+    /// When it came, by the worker's clock,
+    since: u64,
+    /// and when it was heard of last.
+    pub(super) heard: Cell<u64>,
+    /// The place in the table of its last command, if there was one.
+    pub(super) last: Cell<Option<u16>>,
+    /// How many commands it has queued since MULTI, or -1.
+    pub(super) multi: Cell<i32>,
+    pub(super) resp3: Cell<bool>,
+    pub(super) no_evict: Cell<bool>,
+    pub(super) name: RefCell<Vec<u8>>,
+    /// How many channels, patterns and shard channels it is subscribed to.
+    pub(super) subscriptions: Cell<[usize; 3]>,
+}
+
+impl About {
+    /// A client that came at this time of the worker's clock.
+    pub(super) fn new(now: u64) -> Self {
+        About {
+            since: now,
+            heard: Cell::new(now),
+            last: Cell::new(None),
+            multi: Cell::new(-1),
+            resp3: Cell::new(false),
+            no_evict: Cell::new(false),
+            name: RefCell::default(),
+            subscriptions: Cell::default(),
+        }
+    }
+
+    /// RESET.
+    pub(super) fn reset(&self) {
+        self.name.borrow_mut().clear();
+        self.resp3.set(false);
+    }
+
+    /// CLIENT SETNAME
+    pub(super) fn set_name(&self, name: &[u8], out: &mut Vec<u8>) {
+        if !is_name(name) {
+            return write::error(out, BAD_NAME);
+        }
+        *self.name.borrow_mut() = name.to_vec();
+        write::simple(out, "OK");
+    }
+
+    /// CLIENT GETNAME
+    pub(super) fn write_name(&self, protocol: Protocol, out: &mut Vec<u8>) {
+        let name = self.name.borrow();
+        if name.is_empty() { write::null(out, protocol) } else { write::bulk(out, &name) }
+    }
+
+    /// CLIENT NO-EVICT
+    pub(super) fn set_no_evict(&self, word: &[u8], out: &mut Vec<u8>) {
+        if !is_switch(word) {
+            return write::error(out, "ERR syntax error");
+        }
+        self.no_evict.set(word.eq_ignore_ascii_case(b"on"));
+        write::simple(out, "OK");
+    }
+
+    /// For how many seconds it has been connected at `now`.
+    pub(super) fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.since) / 1_000_000_000
+    }
+
+    /// Whether it is subscribed to anything.
+    pub(super) fn subscribes(&self) -> bool {
+        self.subscriptions.get() != [0; 3]
+    }
+
+    /// As a server's letters, as far as they mean something here.
+    fn flags(&self) -> String {
+        let letters = [('P', self.subscribes()), ('x', self.multi.get() >= 0), ('e', self.no_evict.get())];
+        let flags: String = letters.iter().filter(|(_, is)| *is).map(|(letter, _)| letter).collect();
+        if flags.is_empty() { "N".to_owned() } else { flags }
+    }
+}
+
+impl Session {
+    /// CLIENT INFO
+    pub(super) fn info(&self, state: &State, protocol: Protocol, out: &mut Vec<u8>) {
+        let mut line = Vec::new();
+        self.describe(state, self.worker.backend.clock.now(), &mut line);
+        write::text(out, &String::from_utf8_lossy(&line), protocol);
+    }
+
+    /// Appends the client's line, as redis 7.0 writes it.
+    pub(super) fn describe(&self, state: &State, now: u64, out: &mut Vec<u8>) {
+        let about = &self.about;
+        let idle = now.saturating_sub(about.heard.get().max(state.wrote_at)) / 1_000_000_000;
+        let (id, addr, laddr, fd) = (self.id, self.ends.peer_text(), self.ends.local_text(), self.ends.fd);
+        let mut line = format!("id={id} addr={addr} laddr={laddr} fd={fd} name=");
+        out.extend_from_slice(line.as_bytes());
+        out.extend_from_slice(&about.name.borrow());
+        line.clear();
+        let [sub, psub, ssub] = about.subscriptions.get();
+        let (age, flags, multi) = (about.age(now), about.flags(), about.multi.get());
+        let (input, output) = (state.kept_told.input, state.unread());
+        let memory = input + state.out.memory() + state.early;
+        let events = if state.out.is_empty() { "r" } else { "rw" };
+        let command =
+            about.last.get().map_or("NULL".to_owned(), |id| NAMES[usize::from(id)].replace(' ', "|"));
+        let resp = if about.resp3.get() { 3 } else { 2 };
+        // Writing to a text cannot fail.
+        _ = writeln!(
+            line,
+            " age={age} idle={idle} flags={flags} db=0 sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={input} \
+             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} tot-mem={memory} \
+             events={events} cmd={command} user={} redir=-1 resp={resp}",
+            crate::config::CLIENT_USER
+        );
+        out.extend_from_slice(line.as_bytes());
+    }
+}
+
+pub(super) const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+/// A server's rule: printable, no space.
+pub(super) fn is_name(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+/// ON or OFF.
+pub(super) fn is_switch(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"on") || word.eq_ignore_ascii_case(b"off")
+}
+
+/// CLIENT SETINFO
+pub(super) fn set_info(args: &Args<'_>, out: &mut Vec<u8>) {
+    let option = args.get(2);
+    let Some(known) =
+        ["lib-name", "lib-ver"].iter().find(|known| option.eq_ignore_ascii_case(known.as_bytes()))
+    else {
+        return quoting(out, "ERR Unrecognized option '", option, "'");
+    };
+    if !is_name(args.get(3)) {
+        return write::error(
+            out,
+            format!("ERR {known} cannot contain spaces, newlines or special characters."),
+        );
+    }
+    write::simple(out, "OK");
+}
+
+/// CLIENT TRACKINGINFO: there is no tracking.
+pub(super) fn tracking(protocol: Protocol, out: &mut Vec<u8>) {
+    write::map(out, 3, protocol);
+    write::bulk(out, b"flags");
+    write::set(out, 1, protocol);
+    write::bulk(out, b"off");
+    write::bulk(out, b"redirect");
+    write::integer(out, -1);
+    write::bulk(out, b"prefixes");
+    write::array(out, 0);
+}
