@@ -240,6 +240,7 @@ impl Errand {
     /// Answers the command; with nothing if the connection ends there.
     pub(super) fn finish(self, reply: Option<Bytes>) {
         let (session, backend) = (&self.session, &self.session.worker.backend);
+        session.in_line.set(false);
         let mut state = session.state.borrow_mut();
         if let Some(reply) = reply
             && !state.gone
