@@ -115,6 +115,7 @@ pub(super) const fn row(
         finder,
         scope: 0,
         word: name,
+        learned: &[],
         folded: Folded::new(b"", 0),
     }
 }

@@ -8,7 +8,7 @@ use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
 use crate::backend::LARGE;
-use crate::command::{Barrier, Flags, Local, Route, Spec, resolve};
+use crate::command::{Barrier, CommandError, Flags, Local, Route, Spec, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -190,7 +190,10 @@ impl Turn {
             input.advance(framed.len);
             return Ok(Some((1, framed.len)));
         }
-        let found = resolve(&args);
+        let found = match resolve(&args) {
+            Err(error) => self.learned(error, &args),
+            found => found,
+        };
         let (spec, barrier, route) = match &found {
             Ok(spec) => {
                 let (route, barrier) = self.placement(spec, &args);
@@ -235,6 +238,16 @@ impl Turn {
         }
         self.framer.shrink();
         Ok(Some((count, framed.len)))
+    }
+
+    /// A request that names no command of the table.
+    #[cold]
+    fn learned<'a>(
+        &self,
+        error: CommandError<'a>,
+        args: &Args<'a>,
+    ) -> Result<&'static Spec, CommandError<'a>> {
+        self.worker.topology.learned().resolve_after(error, args)
     }
 
     /// Where a request goes and what it waits for; what is only queued waits for nothing.

@@ -72,12 +72,12 @@ impl Client {
             Local::ClientSetinfo => set_info(args, out),
             Local::ClientId => write::integer(out, self.id as i64),
             Local::Info => super::info::answer(args, worker, self.protocol, out),
-            Local::Command => reply::command(resp3, out),
-            Local::CommandCount => reply::count(out),
-            Local::CommandInfo => reply::info(args, resp3, out),
-            Local::CommandDocs => reply::docs(args, resp3, out),
-            Local::CommandList => reply::list(args, resp3, out),
-            Local::CommandGetkeys => reply::getkeys(args, out),
+            Local::Command => reply::command(&worker.topology.learned(), resp3, out),
+            Local::CommandCount => reply::count(&worker.topology.learned(), out),
+            Local::CommandInfo => reply::info(&worker.topology.learned(), args, resp3, out),
+            Local::CommandDocs => reply::docs(&worker.topology.learned(), args, resp3, out),
+            Local::CommandList => reply::list(&worker.topology.learned(), args, resp3, out),
+            Local::CommandGetkeys => reply::getkeys(&worker.topology.learned(), args, out),
         }
     }
 
