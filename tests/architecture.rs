@@ -16,7 +16,11 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ("protocol", &[], "framing is pure: bytes in, events out, for clients and nodes alike"),
     ("command", &["protocol"], "facts about commands depend on no connection and no cluster"),
     ("backend", &["protocol"], "backend knows nodes, not slots: what a node is for is decided above it"),
-    ("topology", &["backend", "protocol"], "the table of slots knows how to ask nodes, not who uses it"),
+    (
+        "topology",
+        &["backend", "protocol", "command"],
+        "what the nodes tell of slots and commands is learned here, without knowing who uses it",
+    ),
     ("route", &["topology", "backend", "protocol", "command"], "routing serves sessions and knows none"),
     (
         "session",

@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
 use support::{Action, Gate, Proxy, SOON, ScriptedCluster, TestCluster, Value, eventually, tag_of};
 
 const ROUNDS: usize = 30;
@@ -129,4 +132,33 @@ fn what_is_answered_here_keeps_its_place_and_holds_nothing() {
     assert_eq!(replies[..3], [Value::ok(), pong.clone(), Value::bulk("here")]);
     assert!(replies[3].text().starts_with("ERR unknown command") && replies[4].is_error(), "{replies:?}");
     assert_eq!(replies[5..], [Value::ok(), pong]);
+}
+
+#[test]
+fn what_is_read_ahead_while_a_barrier_waits_is_planned_behind_it() {
+    // What the proxy reads at once.
+    const SCRATCH: usize = 64 * 1024;
+    let cluster = ScriptedCluster::start(2);
+    cluster.script(|_, args| if args[0] == b"EVAL" { Action::ok() } else { Action::Default });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listen = format!("unix:{}", path.display());
+    let args = ["--workers", "1", "--listen", &listen];
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&args).start();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let echo = |bytes: usize| [b"ECHO ", &vec![b'x'; bytes - 7][..], b"\r\n"].concat();
+    let (barrier, behind) = (b"EVAL x 0\r\n", format!("SET {{{0}}}a 1\r\nGET {{{0}}}a\r\n", tag_of(0)));
+    let mut before = echo(8192).repeat(7);
+    before.extend(echo(SCRATCH - before.len() - barrier.len()));
+    // All of it is there when the proxy reads: the first read ends with the barrier.
+    proxy.signal("STOP");
+    stream.write_all(&[&before[..], barrier, behind.as_bytes()].concat()).unwrap();
+    proxy.signal("CONT");
+    let mut replies = BufReader::new(stream).lines().map(|line| line.unwrap());
+    assert_eq!(
+        replies.by_ref().filter(|line| !line.starts_with(['$', 'x'])).take(2).collect::<Vec<_>>(),
+        ["+OK"; 2]
+    );
+    assert_eq!([replies.next(), replies.next()], [Some("$1".to_owned()), Some("1".to_owned())]);
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use slotmux::command::{self, Begin, Find, KeyError, Route, Spec, reply};
+use slotmux::command::{self, Begin, Catalog, Find, KeyError, Learned, Route, Spec, reply};
 use slotmux::protocol::{Args, Span};
 
 mod server;
@@ -296,7 +296,7 @@ fn command_info_is_that_of_a_server() {
             let request = Request::new(["COMMAND", "INFO", &name.replace(' ', "|")]);
             let theirs = entry(client.call(&request.words));
             let mut ours = Vec::new();
-            reply::info(&request.args(), resp3, &mut ours);
+            reply::info(&Learned::default(), &request.args(), resp3, &mut ours);
             let ours = entry(Value::parse(&ours));
             assert_eq!(ours.len(), 10);
             for (column, (ours, theirs)) in COLUMNS.iter().zip(ours.iter().zip(&theirs)) {
@@ -348,7 +348,7 @@ fn command_docs_and_command_have_a_servers_form() {
         for line in ["COMMAND DOCS", "command docs get CONFIG nope config|get"] {
             let request = Request::parse(line);
             let mut bytes = Vec::new();
-            reply::docs(&request.args(), resp3, &mut bytes);
+            reply::docs(&Learned::default(), &request.args(), resp3, &mut bytes);
             let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
             facts(&Value::parse(&bytes), &mut ours);
             facts(&client.call(&request.words), &mut theirs);
@@ -362,10 +362,10 @@ fn command_docs_and_command_have_a_servers_form() {
             }
         }
         let mut bytes = Vec::new();
-        reply::command(resp3, &mut bytes);
+        reply::command(&Learned::default(), resp3, &mut bytes);
         let Value::Array(commands) = Value::parse(&bytes) else { panic!("COMMAND gives no array") };
         let mut bytes = Vec::new();
-        reply::count(&mut bytes);
+        reply::count(&Learned::default(), &mut bytes);
         assert_eq!(Value::parse(&bytes), Value::Integer(commands.len() as i64));
     }
 }
@@ -393,7 +393,7 @@ fn command_list_filters_as_a_server() {
     for line in lines {
         let request = Request::parse(line);
         let mut ours = Vec::new();
-        reply::list(&request.args(), false, &mut ours);
+        reply::list(&Learned::default(), &request.args(), false, &mut ours);
         let names = |value: Value| match value {
             Value::Array(names) => {
                 let names = names.iter().map(|name| String::from_utf8_lossy(name.text()).replace('|', " "));
@@ -417,7 +417,7 @@ fn command_getkeys_answers_as_a_server() {
     for line in lines.iter().chain(&odd) {
         let request = Request::parse(line).behind(&["COMMAND", "GETKEYS"]);
         let mut ours = Vec::new();
-        reply::getkeys(&request.args(), &mut ours);
+        reply::getkeys(&Learned::default(), &request.args(), &mut ours);
         assert_eq!(
             format!("{:?}", Value::parse(&ours)),
             format!("{:?}", client.call(&request.words)),
@@ -574,4 +574,75 @@ fn canonical(value: &Value) -> String {
         texts.sort();
     }
     format!("{kind}{}{texts:?}", texts.len())
+}
+
+/// COMMAND's row under another name, so that the table lacks it; as bytes.
+fn renamed(row: &Value) -> Vec<u8> {
+    let Value::Array(fields) = row else { panic!("{row:?}") };
+    let name = Value::Bulk([b"x.", fields[0].text()].concat());
+    let Value::Array(subcommands) = &fields[9] else { panic!("{row:?}") };
+    let mut bytes = b"*10\r\n".to_vec();
+    std::iter::once(&name).chain(&fields[1..9]).for_each(|field| render(field, &mut bytes));
+    bytes.extend(format!("*{}\r\n", subcommands.len()).bytes());
+    bytes.extend(subcommands.iter().flat_map(renamed));
+    bytes
+}
+
+fn render(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Simple(text) => out.extend(format!("+{text}\r\n").bytes()),
+        Value::Integer(number) => out.extend(format!(":{number}\r\n").bytes()),
+        Value::Bulk(bytes) => {
+            out.extend(format!("${}\r\n", bytes.len()).bytes());
+            out.extend(bytes);
+            out.extend(b"\r\n");
+        }
+        Value::Array(items) => {
+            out.extend(format!("*{}\r\n", items.len()).bytes());
+            items.iter().for_each(|item| render(item, out));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_learned_of_a_command_is_what_the_table_has_of_it() {
+    let server = Server::start();
+    let Value::Array(rows) = server.client().call(&["COMMAND"]) else { panic!("an array") };
+    let mut reply = format!("*{}\r\n", rows.len()).into_bytes();
+    reply.extend(rows.iter().flat_map(renamed));
+    let mut catalog = Catalog::default();
+    let learned = catalog.learn(&reply).unwrap();
+    let (mut served, mut compared) = (BTreeSet::new(), 0);
+    for spec in learned.specs() {
+        let name = spec.name.strip_prefix("x.").unwrap().replace(' ', "|");
+        let known = command::find(name.as_bytes()).unwrap_or_else(|| panic!("{name}"));
+        if !matches!(spec.route, Route::Refused(_)) {
+            assert_eq!(spec.acl, known.acl, "{name}");
+            assert_eq!(
+                (spec.is_readonly(), spec.is_foreign()),
+                (known.is_readonly(), known.is_foreign()),
+                "{name}"
+            );
+            assert_eq!(format!("{:?}", spec.keys), format!("{:?}", known.keys), "{name}");
+            let is_safe = !matches!(known.route, Route::Refused(_) | Route::Local(_) | Route::Transaction(_));
+            assert!(is_safe || known.keys.is_empty(), "{name} goes out though {:?}", known.route);
+            assert_eq!(spec.container, known.container, "{name}");
+            served.insert(name);
+        }
+        compared += 1;
+    }
+    assert!(compared > 350, "{compared}");
+    let served = |names: &[&str]| names.iter().map(|name| served.contains(*name)).collect::<Vec<_>>();
+    assert_eq!(
+        served(&["get", "mset", "eval", "zunionstore", "dbsize", "xinfo|stream", "flushall"]),
+        [true; 7]
+    );
+    // Of SORT's keys not all are declared; the others change their connection, block or administer.
+    let refused =
+        ["sort", "select", "asking", "readonly", "hello", "multi", "blpop", "subscribe", "config|set"];
+    assert_eq!(served(&refused), [false; 9]);
+    // The same rows are not kept twice.
+    let again: Vec<_> = catalog.learn(&reply).unwrap().specs().collect();
+    assert!(again.into_iter().zip(learned.specs()).all(|(one, other)| std::ptr::eq(one, other)));
 }

@@ -24,6 +24,14 @@ macro_rules! bitset {
                 $set(bits)
             }
 
+            /// The members that have these names; other names are left out.
+            pub(super) fn named<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+                names.fold($set(0), |set, name| {
+                    let found = Self::NAMES.iter().find(|(_, known)| *known == name);
+                    found.map_or(set, |(member, _)| set.with(*member))
+                })
+            }
+
             /// The members of both sets.
             pub const fn with(self, other: $set) -> Self {
                 $set(self.0 | other.0)

@@ -90,6 +90,8 @@ pub(super) enum Finder {
     One(u8),
     /// By the key specifications; none may be there.
     Specs,
+    /// The same for a command that was learned: how its arguments must pair is for the node to say.
+    Learned,
     /// SORT: behind the last STORE.
     Sort,
     /// GEORADIUS: behind the last STORE or STOREDIST.
@@ -143,7 +145,7 @@ impl Spec {
             return Ok(());
         }
         let paired = self.keys.iter().any(|spec| matches!(spec.find, Find::Range { step: 2, .. }));
-        if paired && args.len().is_multiple_of(2) {
+        if paired && self.finder != Finder::Learned && args.len().is_multiple_of(2) {
             return Err(KeyError::Unpaired(self));
         }
         let mut found = false;
@@ -156,7 +158,7 @@ impl Spec {
             Finder::GeoStore => geo_keys(args, &mut tell),
             Finder::Migrate => migrate_keys(args, &mut tell),
             Finder::Streams => stream_keys(args, &mut tell),
-            Finder::One(_) | Finder::Specs => self.keys_by_specs(args, &mut tell)?,
+            Finder::One(_) | Finder::Specs | Finder::Learned => self.keys_by_specs(args, &mut tell)?,
         }
         if found || self.is_keyless(args) { Ok(()) } else { Err(KeyError::LetServerAnswer) }
     }

@@ -8,6 +8,8 @@ mod error;
 mod glob;
 mod keys;
 mod kinds;
+mod learn;
+mod learned;
 mod lookup;
 pub mod reply;
 mod row;
@@ -20,6 +22,8 @@ pub use error::CommandError;
 pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
 pub use kinds::{Barrier, Clients, ClusterLocal, Family, Local, Merge, Route, Slowlog, Transact};
+pub use learn::Catalog;
+pub use learned::Learned;
 pub use lookup::{find, resolve};
 pub use spec::{Categories, Flags, Patience, Spec, Tips};
 

@@ -1,34 +1,34 @@
-//! What COMMAND and its subcommands answer, from the table alone, in the form of redis 7.0.
+//! What COMMAND and its subcommands answer, from the table and what was learned, in the form of redis 7.0.
 //!
 //! Each function appends one whole reply. `args` is the whole request, `COMMAND` included.
 
 use super::glob;
 use super::keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
-use super::lookup::{find, resolve};
+use super::learned::Learned;
 use super::spec::{Flags, Spec};
 use crate::protocol::{Args, Span};
 
 /// COMMAND.
-pub fn command(resp3: bool, out: &mut Vec<u8>) {
+pub fn command(learned: &Learned, resp3: bool, out: &mut Vec<u8>) {
     let mut reply = Reply { out, resp3 };
-    reply.array(commands().count());
-    commands().for_each(|spec| reply.entry(spec));
+    reply.array(commands(learned).count());
+    commands(learned).for_each(|spec| reply.entry(spec));
 }
 
 /// COMMAND COUNT.
-pub fn count(out: &mut Vec<u8>) {
-    Reply { out, resp3: false }.integer(commands().count() as i64);
+pub fn count(learned: &Learned, out: &mut Vec<u8>) {
+    Reply { out, resp3: false }.integer(commands(learned).count() as i64);
 }
 
 /// COMMAND INFO: all commands, or a null for each name that there is not.
-pub fn info(args: &Args, resp3: bool, out: &mut Vec<u8>) {
+pub fn info(learned: &Learned, args: &Args, resp3: bool, out: &mut Vec<u8>) {
     if args.len() <= 2 {
-        return command(resp3, out);
+        return command(learned, resp3, out);
     }
     let mut reply = Reply { out, resp3 };
     reply.array(args.len() - 2);
     for name in args.iter().skip(2) {
-        match find(name) {
+        match learned.find(name) {
             Some(spec) => reply.entry(spec),
             None => reply.null(),
         }
@@ -36,12 +36,12 @@ pub fn info(args: &Args, resp3: bool, out: &mut Vec<u8>) {
 }
 
 /// COMMAND DOCS: what the table has of it; names that there are not are left out.
-pub fn docs(args: &Args, resp3: bool, out: &mut Vec<u8>) {
-    let named: Vec<_> = args.iter().skip(2).filter_map(find).collect();
+pub fn docs(learned: &Learned, args: &Args, resp3: bool, out: &mut Vec<u8>) {
+    let named: Vec<_> = args.iter().skip(2).filter_map(|name| learned.find(name)).collect();
     let mut reply = Reply { out, resp3 };
     if args.len() <= 2 {
-        reply.map(commands().count());
-        commands().for_each(|spec| reply.documentation(spec));
+        reply.map(commands(learned).count());
+        commands(learned).for_each(|spec| reply.documentation(spec));
     } else {
         reply.map(named.len());
         named.into_iter().for_each(|spec| reply.documentation(spec));
@@ -49,19 +49,19 @@ pub fn docs(args: &Args, resp3: bool, out: &mut Vec<u8>) {
 }
 
 /// COMMAND LIST, also with FILTERBY.
-pub fn list(args: &Args, resp3: bool, out: &mut Vec<u8>) {
+pub fn list(learned: &Learned, args: &Args, resp3: bool, out: &mut Vec<u8>) {
     let is = |index, word: &str| args.get(index).eq_ignore_ascii_case(word.as_bytes());
     let value = args.get(4);
     let named: Vec<&str> = match args.len() {
-        0..=2 => rows().map(|spec| spec.name).collect(),
+        0..=2 => rows(learned).map(|spec| spec.name).collect(),
         5 if is(2, "FILTERBY") && is(3, "MODULE") => Vec::new(),
         5 if is(2, "FILTERBY") && is(3, "ACLCAT") => {
             let wanted = |name: &str| name.as_bytes()[1..].eq_ignore_ascii_case(value);
-            rows().filter(|spec| spec.acl.names().any(wanted)).map(|spec| spec.name).collect()
+            rows(learned).filter(|spec| spec.acl.names().any(wanted)).map(|spec| spec.name).collect()
         }
         5 if is(2, "FILTERBY") && is(3, "PATTERN") => {
             let wanted = |spec: &&Spec| glob::matches(value, full_name(spec).as_bytes());
-            rows().filter(wanted).map(|spec| spec.name).collect()
+            rows(learned).filter(wanted).map(|spec| spec.name).collect()
         }
         _ => return Reply { out, resp3 }.error("ERR syntax error"),
     };
@@ -71,7 +71,7 @@ pub fn list(args: &Args, resp3: bool, out: &mut Vec<u8>) {
 }
 
 /// COMMAND GETKEYS.
-pub fn getkeys(args: &Args, out: &mut Vec<u8>) {
+pub fn getkeys(learned: &Learned, args: &Args, out: &mut Vec<u8>) {
     let mut bytes = Vec::new();
     let mut spans = Vec::new();
     for arg in args.iter().skip(2) {
@@ -80,7 +80,7 @@ pub fn getkeys(args: &Args, out: &mut Vec<u8>) {
         spans.push(Span { start, end: bytes.len() as u32 });
     }
     let inner = Args::new(&bytes, &spans);
-    match keys_of(&inner) {
+    match keys_of(learned, &inner) {
         Ok(keys) => {
             let mut reply = Reply { out, resp3: false };
             reply.array(keys.len());
@@ -90,8 +90,8 @@ pub fn getkeys(args: &Args, out: &mut Vec<u8>) {
     }
 }
 
-fn keys_of(args: &Args) -> Result<Vec<usize>, &'static str> {
-    let spec = match resolve(args) {
+fn keys_of(learned: &Learned, args: &Args) -> Result<Vec<usize>, &'static str> {
+    let spec = match learned.resolve(args) {
         Ok(spec) => spec,
         Err(super::CommandError::WrongArity(spec)) if has_keys(spec) => {
             return Err("ERR Invalid number of arguments specified for command");
@@ -118,13 +118,13 @@ fn has_keys(spec: &Spec) -> bool {
 const HIDDEN: [&str; 4] = ["may_replicate", "only_sentinel", "sentinel", "protected"];
 
 /// All rows that a node of a cluster has.
-fn rows() -> impl Iterator<Item = &'static Spec> {
-    super::table().filter(|spec| !spec.flags.has(Flags::ONLY_SENTINEL))
+fn rows(learned: &Learned) -> impl Iterator<Item = &'static Spec> {
+    super::table().filter(|spec| !spec.flags.has(Flags::ONLY_SENTINEL)).chain(learned.specs())
 }
 
 /// The same without subcommands.
-fn commands() -> impl Iterator<Item = &'static Spec> {
-    rows().filter(|spec| spec.scope == 0)
+fn commands(learned: &Learned) -> impl Iterator<Item = &'static Spec> {
+    rows(learned).filter(|spec| spec.scope == 0)
 }
 
 fn full_name(spec: &Spec) -> String {
@@ -225,7 +225,8 @@ impl Reply<'_> {
         self.bulk(b"since");
         self.bulk(spec.since.as_bytes());
         self.bulk(b"group");
-        self.bulk(spec.family.group().as_bytes());
+        let is_module = spec.flags.has(Flags::MODULE);
+        self.bulk(if is_module { b"module" } else { spec.family.group().as_bytes() });
         if spec.container {
             self.bulk(b"subcommands");
             self.map(spec.subcommands().count());

@@ -126,6 +126,7 @@ pub(super) const fn row(
         finder,
         scope: 0,
         word: name,
+        learned: &[],
         folded: Folded::new(b"", 0),
     }
 }

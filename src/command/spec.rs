@@ -60,6 +60,8 @@ bitset! {
         TOUCHES_ARBITRARY_KEYS = "touches_arbitrary_keys",
         /// May change or go.
         EXPERIMENTAL = "experimental",
+        /// A module's.
+        MODULE = "module",
     }
 }
 
@@ -162,7 +164,7 @@ pub struct Spec {
     pub family: Family,
     /// The version that brought it.
     pub since: &'static str,
-    /// Its place in the table.
+    /// Its place in the table; of a command that was learned the number of rows.
     pub id: u16,
     /// Whether it has subcommands.
     pub container: bool,
@@ -176,6 +178,8 @@ pub struct Spec {
     pub(super) scope: u16,
     /// The last word of the name.
     pub(super) word: &'static str,
+    /// The subcommands, if it was learned.
+    pub(super) learned: &'static [Spec],
     /// What a lookup compares.
     pub(super) folded: Folded,
 }
@@ -231,7 +235,13 @@ impl Spec {
     /// The rows of a container's subcommands.
     pub fn subcommands(&'static self) -> impl Iterator<Item = &'static Spec> {
         let first = self.id as usize + 1;
-        TABLE[first..].iter().take_while(move |row| row.scope as usize == first)
+        let rows = TABLE.get(first..).unwrap_or_default().iter();
+        rows.take_while(move |row| row.scope as usize == first).chain(self.learned)
+    }
+
+    /// Whether its code is no server's own: it may answer with any text, also with one of the cluster's errors.
+    pub const fn is_foreign(&self) -> bool {
+        self.flags.has(Flags::NO_MANDATORY_KEYS) || self.flags.has(Flags::MODULE)
     }
 
     /// Where this very call goes and what it waits for. That is its row's [`Spec::route`] and [`Spec::barrier`],

@@ -4,10 +4,12 @@ mod args;
 mod inline;
 mod reply;
 mod request;
+mod value;
 pub mod write;
 
 pub use args::{Args, Span};
 pub use reply::{ReplyError, ReplyFramer};
 pub(crate) use request::integer;
 pub use request::{Framed, MAX_BULK, MAX_LINE, RequestError, RequestFramer, RequestLimits};
+pub use value::Value;
 pub use write::Protocol;

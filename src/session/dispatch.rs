@@ -11,7 +11,7 @@ use super::gather::Gather;
 use super::lanes::{Held, History};
 use super::pending::State;
 use crate::backend::{Link, Reply, Ticket};
-use crate::command::{KeyError, Spec};
+use crate::command::{CommandError, KeyError, Spec};
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::Reached;
 use crate::protocol::{Args, Protocol};
@@ -254,6 +254,15 @@ impl Planner<'_> {
     /// Answers with an error that the proxy makes.
     pub(super) fn fail(&mut self, spec: &'static Spec, error: &ClientError) {
         self.refuse(Some(spec), error.kind(), error.reply());
+    }
+
+    /// Answers a request that names no command, or one wrongly.
+    #[cold]
+    pub(super) fn unresolved(&mut self, error: &CommandError<'_>) {
+        let mut text = vec![b'-'];
+        error.write_to(&mut text);
+        text.extend_from_slice(b"\r\n");
+        self.refuse(error.spec(), error.kind(), text);
     }
 
     /// Answers what is no command that could be planned.

@@ -7,7 +7,7 @@ use super::input::{Input, Stop};
 use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
-use crate::command::{Barrier, Flags, Local, Route, Spec, Transact, resolve};
+use crate::command::{Barrier, CommandError, Flags, Local, Route, Spec, Transact, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -154,7 +154,10 @@ impl Turn {
             input.advance(framed.len);
             return Ok(Some((1, framed.len)));
         }
-        let found = resolve(&args);
+        let found = match resolve(&args) {
+            Err(error) => self.learned(error, &args),
+            found => found,
+        };
         let (spec, barrier, route) = match &found {
             Ok(spec) => {
                 let (route, barrier) = self.placement(spec, &args);
@@ -167,10 +170,7 @@ impl Turn {
             }
             Err(error) => {
                 self.client.unqueueable(error.spec(), planner);
-                let mut text = vec![b'-'];
-                error.write_to(&mut text);
-                text.extend_from_slice(b"\r\n");
-                planner.refuse(error.spec(), error.kind(), text);
+                planner.unresolved(error);
                 input.advance(framed.len);
                 return Ok(Some((1, framed.len)));
             }
@@ -211,6 +211,16 @@ impl Turn {
         let executes = route == Route::Transaction(Transact::Exec) && self.client.transaction.is_some();
         self.paused = self.client.authenticated && (executes || planner.pause.holds(spec));
         self.paused
+    }
+
+    /// A request that names no command of the table.
+    #[cold]
+    fn learned<'a>(
+        &self,
+        error: CommandError<'a>,
+        args: &Args<'a>,
+    ) -> Result<&'static Spec, CommandError<'a>> {
+        self.worker.topology.learned().resolve_after(error, args)
     }
 
     /// Where a request goes and what it waits for; what is only queued waits for nothing.

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::backend::Ticket;
-use crate::command::{Route, resolve};
+use crate::command::{Learned, Route};
 use crate::net::NodeAddr;
 use crate::protocol::{RequestFramer, RequestLimits};
 
@@ -198,11 +198,11 @@ impl Lanes {
     }
 
     /// Notes that a command took effect, or may have: those before it must not be repeated after it.
-    pub(crate) fn took_effect(&mut self, slot: u16, ticket: Ticket, request: &[u8]) {
+    pub(crate) fn took_effect(&mut self, slot: u16, ticket: Ticket, request: &[u8], learned: &Learned) {
         let Some(lane) = self.by_slot.get_mut(&slot) else { return };
         // The parts of one command have no order among them, and there may be very many.
         for earlier in lane.held.iter_mut().take_while(|held| held.ticket.seq < ticket.seq) {
-            if earlier.history.tries > 0 && conflict(&earlier.request, request) {
+            if earlier.history.tries > 0 && conflict(&earlier.request, request, learned) {
                 earlier.forbidden = true;
             }
         }
@@ -253,14 +253,14 @@ pub(super) struct Touched {
 
 impl Touched {
     /// Of requests that were framed and planned before.
-    pub(super) fn by(mut requests: &[u8]) -> Option<Touched> {
+    pub(super) fn by(mut requests: &[u8], learned: &Learned) -> Option<Touched> {
         let (mut framer, mut touched) =
             (RequestFramer::default(), Touched { keys: Vec::new(), reads_only: true });
         while !requests.is_empty() {
             let len = framer.next(requests, &RequestLimits::NONE).ok()??.len;
             let (request, rest) = requests.split_at(len);
             let args = framer.args(request);
-            let spec = resolve(&args).ok()?;
+            let spec = learned.resolve(&args).ok()?;
             spec.for_each_key(&args, &mut |index| touched.keys.push(args.get(index).to_vec())).ok()?;
             touched.reads_only &= spec.is_readonly() || matches!(spec.route, Route::Transaction(_));
             requests = rest;
@@ -270,8 +270,10 @@ impl Touched {
 }
 
 /// Whether two requests share a key and at least one of them writes.
-fn conflict(earlier: &[u8], later: &[u8]) -> bool {
-    let (Some(earlier), Some(later)) = (Touched::by(earlier), Touched::by(later)) else { return true };
+fn conflict(earlier: &[u8], later: &[u8], learned: &Learned) -> bool {
+    let (Some(earlier), Some(later)) = (Touched::by(earlier, learned), Touched::by(later, learned)) else {
+        return true;
+    };
     !(earlier.reads_only && later.reads_only) && earlier.keys.iter().any(|key| later.keys.contains(key))
 }
 
@@ -287,7 +289,7 @@ mod tests {
     }
 
     fn conflicts(earlier: &str, later: &str) -> bool {
-        conflict(&request(earlier), &request(later))
+        conflict(&request(earlier), &request(later), &Learned::default())
     }
 
     #[test]
@@ -302,9 +304,12 @@ mod tests {
     #[test]
     fn a_transaction_touches_what_its_commands_touch() {
         let block = ["MULTI", "GET {t}a", "SET {t}b 1", "EXEC"].map(request).concat();
-        assert!(conflict(&request("SET {t}a 2"), &block) && conflict(&block, &request("GET {t}b")));
-        assert!(!conflict(&block, &request("SET {t}c 2")));
+        let learned = &Learned::default();
+        assert!(conflict(&request("SET {t}a 2"), &block, learned));
+        assert!(conflict(&block, &request("GET {t}b"), learned));
+        assert!(!conflict(&block, &request("SET {t}c 2"), learned));
         let reads = ["MULTI", "GET {t}a", "EXEC"].map(request).concat();
-        assert!(Touched::by(&reads).unwrap().reads_only && !Touched::by(&block).unwrap().reads_only);
+        let reads_only = |requests: &[u8]| Touched::by(requests, learned).unwrap().reads_only;
+        assert!(reads_only(&reads) && !reads_only(&block));
     }
 }

@@ -78,12 +78,12 @@ impl Client {
             Local::Info => super::info::answer(args, worker, self.protocol, out),
             Local::Cluster(what) => super::cluster::answer(what, args, session, self.protocol, out),
             Local::Slowlog(what) => worker.control.slowlog.answer(what, args, out),
-            Local::Command => reply::command(resp3, out),
-            Local::CommandCount => reply::count(out),
-            Local::CommandInfo => reply::info(args, resp3, out),
-            Local::CommandDocs => reply::docs(args, resp3, out),
-            Local::CommandList => reply::list(args, resp3, out),
-            Local::CommandGetkeys => reply::getkeys(args, out),
+            Local::Command => reply::command(&worker.topology.learned(), resp3, out),
+            Local::CommandCount => reply::count(&worker.topology.learned(), out),
+            Local::CommandInfo => reply::info(&worker.topology.learned(), args, resp3, out),
+            Local::CommandDocs => reply::docs(&worker.topology.learned(), args, resp3, out),
+            Local::CommandList => reply::list(&worker.topology.learned(), args, resp3, out),
+            Local::CommandGetkeys => reply::getkeys(&worker.topology.learned(), args, out),
         }
     }
 

@@ -76,7 +76,8 @@ impl Session {
                             due = Some(now);
                             continue;
                         }
-                        let alone = held.alone || (routes.is_open(slot) && has_several_keys(&held.request));
+                        let alone =
+                            held.alone || (routes.is_open(slot) && self.has_several_keys(&held.request));
                         state.set_link(held.ticket, link.id());
                         if !state.get(held.ticket.seq).is_some_and(|pending| pending.only_reads()) {
                             state.wrote |= link.bit();
@@ -249,8 +250,9 @@ impl Session {
     pub(super) fn instant(&self, nanos: u64) -> Instant {
         self.worker.backend.clock.instant(nanos).max(Instant::now() + Duration::from_micros(100))
     }
-}
 
-fn has_several_keys(request: &[u8]) -> bool {
-    Touched::by(request).is_some_and(|touched| touched.keys.len() > 1)
+    fn has_several_keys(&self, request: &[u8]) -> bool {
+        let touched = Touched::by(request, &self.worker.topology.learned());
+        touched.is_some_and(|touched| touched.keys.len() > 1)
+    }
 }

@@ -10,7 +10,7 @@ use super::lanes::{Held, History, Next, Touched, Unconfirmed};
 use super::pending::State;
 use super::{Order, Session};
 use crate::backend::{Link, Loss, Reply, Request, Ticket};
-use crate::command::{Flags, Merge, Route, resolve};
+use crate::command::{Merge, Route, resolve};
 use crate::config::OnIndoubt;
 use crate::error::ClientError;
 use crate::metrics::Redirect;
@@ -48,8 +48,8 @@ impl Session {
         let slot = state.slot(ticket);
         let Some(signal) = self.signal(reply, request.link(), slot) else { return false };
         let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
-        // Scripts and functions can answer with such a text of their own making.
-        let may_be_own = spec.flags.has(Flags::NO_MANDATORY_KEYS);
+        // Scripts, functions and modules can answer with such a text of their own making.
+        let may_be_own = spec.is_foreign();
         if may_be_own && !signal.is_exact(reply) {
             return false;
         }
@@ -198,10 +198,12 @@ impl Session {
         let mut history = state.lanes().back(slot, ticket);
         self.worker.topology.ask(Cause::Connection, None);
         let backend = &self.worker.backend;
-        if loss.sent && !spec.is_readonly() && !Touched::by(request).is_some_and(|touched| touched.reads_only)
-        {
+        let learned = self.worker.topology.learned();
+        let reads_only =
+            || spec.is_readonly() || Touched::by(request, &learned).is_some_and(|touched| touched.reads_only);
+        if loss.sent && !reads_only() {
             let error = ClientError::Indoubt { node: loss.node.clone() };
-            state.lanes().took_effect(slot, ticket, request);
+            state.lanes().took_effect(slot, ticket, request, &learned);
             if let Some(text) = self.in_doubt(state, ticket.seq, &error) {
                 state.complete(ticket, Reply::Small(&text), backend.clock.tick(), &backend.metrics);
             }
@@ -237,7 +239,7 @@ impl Session {
         }
         if let Some(lanes) = &mut state.lanes {
             lanes.back(slot, ticket);
-            lanes.took_effect(slot, ticket, request);
+            lanes.took_effect(slot, ticket, request, &self.worker.topology.learned());
         }
     }
 }

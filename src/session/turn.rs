@@ -94,7 +94,7 @@ impl Turn {
         if (self.eof || self.closing) && self.session.is_on_errand() {
             self.end_errand();
         }
-        let mut stop = if self.input.is_empty() { Stop::Empty } else { self.plan_input() };
+        let mut stop = self.plan_input();
         let mut reads = 0;
         while stop != Stop::Budget && reads < TURN_READS {
             match self.read(stop, cx) {
@@ -260,7 +260,10 @@ impl Turn {
     }
 
     fn plan_input(&mut self) -> Stop {
-        while !self.input.is_empty() {
+        while !self.input.is_empty() || !self.ahead.is_empty() {
+            if self.input.is_empty() {
+                self.ahead.take_into(&mut self.input, 0);
+            }
             let mut input = Input::Buffer(std::mem::take(&mut self.input));
             let stop = self.plan(&mut input);
             if let Input::Buffer(rest) = input

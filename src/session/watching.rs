@@ -149,7 +149,8 @@ impl Errand {
         if watch.broken || !owns || watch.own.protocol() != Some(self.protocol) {
             return Some(self.nothing());
         }
-        let writes = !Touched::by(&block).is_some_and(|touched| touched.reads_only);
+        let learned = self.session.worker.topology.learned().clone();
+        let writes = !Touched::by(&block, &learned).is_some_and(|touched| touched.reads_only);
         if watch.asked {
             link.push_asking();
         }

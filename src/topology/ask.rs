@@ -124,8 +124,9 @@ impl Refresh {
     /// Sends the queries. Of one node more is asked if there are new nodes, and now and then.
     fn send(&mut self, nodes: Vec<NodeAddr>, cause: Cause, queries: &mut JoinSet<Answered>) {
         let snapshot = self.shared.snapshot();
-        let are_new = snapshot.is_some_and(|s| !s.members.keys().eq(&self.named));
+        let are_new = snapshot.as_ref().is_some_and(|s| !s.members.keys().eq(&self.named));
         let mut names = (are_new || cause == Cause::Periodic).then_some(self.ask_names_by);
+        let mut commands = self.commands.is_due(Instant::now());
         for node in nodes {
             let way = match self.connections.remove(&node).filter(Control::is_open) {
                 Some(connection) => Way::Kept(connection),
@@ -136,9 +137,11 @@ impl Refresh {
                 },
             };
             let (options, names) = (self.options.clone(), names.take());
+            let is_primary = snapshot.as_ref().is_none_or(|s| s.table.shard_at(&node).is_some());
+            let tells_commands = is_primary && std::mem::take(&mut commands);
             queries.spawn(async move {
                 let asked = Instant::now();
-                let answer = query(&node, way, &options, names).await;
+                let answer = query(&node, way, &options, names, tells_commands).await;
                 (node, asked, names.is_some(), answer)
             });
         }
@@ -190,6 +193,9 @@ impl Refresh {
     fn keep(&mut self, from: NodeAddr, answer: Answer) {
         if let Some(version) = answer.version {
             self.shared.version.store(Some(version.into()));
+        }
+        if let Some(commands) = answer.commands {
+            self.commands.heard(from.clone(), commands);
         }
         match answer.names {
             Some(Ok(names)) => self.names = names,

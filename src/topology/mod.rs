@@ -2,6 +2,7 @@
 
 mod ask;
 mod budget;
+mod commands;
 pub mod membership;
 pub mod merge;
 pub mod names;

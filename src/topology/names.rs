@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::view::Health;
+use crate::protocol::Value;
 
 /// Replies nest no deeper: a shard, its nodes, a node's fields. Further down nothing is looked at.
 const DEPTH: usize = 6;
@@ -28,7 +29,7 @@ pub type Names = HashMap<Arc<str>, Named>;
 
 /// Reads a whole reply to CLUSTER SHARDS, in RESP2 or RESP3; `None` if it is none.
 pub fn shards(reply: &[u8]) -> Option<Names> {
-    let Value::List(shards) = Value::read(reply)? else { return None };
+    let Value::List(shards) = Value::read(reply, DEPTH)? else { return None };
     let mut names = Names::new();
     for shard in &shards {
         let Some(Value::List(nodes)) = shard.field("nodes") else { return None };
@@ -43,8 +44,8 @@ pub fn shards(reply: &[u8]) -> Option<Names> {
             let zone = node.field("availability-zone").and_then(Value::text);
             let named = Named {
                 hosts: usable(hosts),
-                port: node.field("port").and_then(Value::port),
-                tls_port: node.field("tls-port").and_then(Value::port),
+                port: node.field("port").and_then(port),
+                tls_port: node.field("tls-port").and_then(port),
                 zone: zone.filter(|zone| !zone.is_empty()).map(Into::into),
                 health,
             };
@@ -57,17 +58,17 @@ pub fn shards(reply: &[u8]) -> Option<Names> {
 /// Reads a whole reply to CLUSTER SLOTS, in RESP2 or RESP3; `None` if it is none. Servers before 4.0 name no
 /// ids: there is nothing to learn from them.
 pub fn slots(reply: &[u8]) -> Option<Names> {
-    let Value::List(ranges) = Value::read(reply)? else { return None };
+    let Value::List(ranges) = Value::read(reply, DEPTH)? else { return None };
     let mut names = Names::new();
     for range in &ranges {
         let Value::List(range) = range else { return None };
         for node in range.get(2..)? {
             let Value::List(node) = node else { return None };
-            let [endpoint, port, rest @ ..] = &node[..] else { return None };
+            let [endpoint, at, rest @ ..] = &node[..] else { return None };
             let Some(id) = rest.first().and_then(Value::text) else { continue };
             let more = |name| rest.get(1).and_then(|more| more.field(name)).and_then(Value::text);
             let hosts = usable([more("hostname"), endpoint.text(), more("ip")]);
-            names.insert(id.into(), Named { hosts, port: port.port(), ..Named::default() });
+            names.insert(id.into(), Named { hosts, port: port(at), ..Named::default() });
         }
     }
     Some(names)
@@ -84,68 +85,8 @@ fn usable(hosts: [Option<&str>; 3]) -> Vec<Arc<str>> {
     usable
 }
 
-/// A reply as far as it matters here.
-enum Value<'a> {
-    Text(&'a str),
-    Number(i64),
-    List(Vec<Value<'a>>),
-    Other,
-}
-
-impl<'a> Value<'a> {
-    /// The value that `bytes` are; nothing may follow.
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut rest = bytes;
-        let value = Self::take(&mut rest, DEPTH)?;
-        rest.is_empty().then_some(value)
-    }
-
-    fn take(rest: &mut &'a [u8], depth: usize) -> Option<Self> {
-        let end = memchr::memchr(b'\n', rest)?;
-        let line = std::str::from_utf8(rest.get(1..end)?).ok()?.trim_end_matches('\r');
-        let kind = rest[0];
-        *rest = &rest[end + 1..];
-        let count = |line: &str| line.parse::<i64>().ok();
-        Some(match kind {
-            b'$' => match usize::try_from(count(line)?) {
-                Ok(len) => {
-                    let text = rest.get(..len)?;
-                    *rest = rest.get(len.checked_add(2)?..)?;
-                    std::str::from_utf8(text).map_or(Self::Other, Self::Text)
-                }
-                Err(_) => Self::Other,
-            },
-            b'+' => Self::Text(line),
-            b':' => Self::Number(count(line)?),
-            b'*' | b'%' | b'~' => {
-                let Ok(elements) = usize::try_from(count(line)?) else { return Some(Self::Other) };
-                let elements = if kind == b'%' { elements.checked_mul(2)? } else { elements };
-                let depth = depth.checked_sub(1)?;
-                // Each takes a byte at least: what is claimed is not believed.
-                let mut list = Vec::with_capacity(elements.min(rest.len() / 4));
-                for _ in 0..elements {
-                    list.push(Self::take(rest, depth)?);
-                }
-                Self::List(list)
-            }
-            b'_' | b'#' | b',' => Self::Other,
-            _ => return None,
-        })
-    }
-
-    /// The value behind `name` in a list of names and values.
-    fn field(&self, name: &str) -> Option<&Self> {
-        let Self::List(list) = self else { return None };
-        list.chunks_exact(2).find(|pair| pair[0].text() == Some(name)).map(|pair| &pair[1])
-    }
-
-    fn text(&self) -> Option<&'a str> {
-        if let Self::Text(text) = self { Some(text) } else { None }
-    }
-
-    fn port(&self) -> Option<u16> {
-        if let Self::Number(port) = self { u16::try_from(*port).ok().filter(|port| *port != 0) } else { None }
-    }
+fn port(value: &Value<'_>) -> Option<u16> {
+    value.number().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
 }
 
 #[cfg(test)]

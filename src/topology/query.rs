@@ -52,6 +52,8 @@ pub(super) struct Answer {
     pub(super) info: Info,
     /// Further names, if they were asked for; `Err` if the node does not know the command.
     pub(super) names: Option<Result<Names, ()>>,
+    /// The whole reply to COMMAND, if that was asked for.
+    pub(super) commands: Option<Vec<u8>>,
     /// Told on a new connection only.
     pub(super) version: Option<String>,
     pub(super) connection: Control,
@@ -66,6 +68,7 @@ pub(super) async fn query(
     way: Way,
     options: &Options,
     names: Option<Ask>,
+    commands: bool,
 ) -> Result<Answer, DialError> {
     let asking = async {
         let (mut control, is_new) = match way {
@@ -81,6 +84,7 @@ pub(super) async fn query(
             Ask::Shards => &["CLUSTER", "SHARDS"][..],
             Ask::Slots => &["CLUSTER", "SLOTS"][..],
         }));
+        requests.extend(commands.then_some(&["COMMAND"][..]));
         requests.extend(is_new.then_some(&["HELLO"][..]));
         let mut replies = control.round_trip(&requests).await?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
@@ -90,8 +94,9 @@ pub(super) async fn query(
             let read = if ask == Ask::Shards { names::shards } else { names::slots };
             read(&next()).ok_or(())
         });
+        let commands = commands.then(&mut next);
         let version = is_new.then(|| version_of(&String::from_utf8_lossy(&next()))).flatten();
-        Ok(Answer { nodes, info, names, version, connection: control })
+        Ok(Answer { nodes, info, names, commands, version, connection: control })
     };
     timeout(QUERY, asking).await.unwrap_or(Err(DialError::Timeout))
 }

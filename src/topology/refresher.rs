@@ -9,6 +9,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::ask::{ASKED, named_by};
 use super::budget::Budget;
+use super::commands::Commands;
 use super::membership::{Selection, select};
 use super::merge::merge;
 use super::names::Names;
@@ -46,6 +47,7 @@ pub struct Refresh {
     pub(super) names: Names,
     pub(super) named: Vec<Arc<str>>,
     pub(super) ask_names_by: Ask,
+    pub(super) commands: Commands,
     /// Nobody of the cluster answered the last time.
     pub(super) is_lost: bool,
     /// How many refreshes in a row got no answer.
@@ -71,6 +73,7 @@ impl Refresh {
             names: Names::new(),
             named: Vec::new(),
             ask_names_by: Ask::default(),
+            commands: Commands::default(),
             is_lost: false,
             failures: 0,
             warned: false,
@@ -141,6 +144,10 @@ impl Refresh {
                 self.budget.is_same(&view.from, &member.addr);
                 self.budget.is_same(&node.addr, &member.addr);
             }
+        }
+        // Before the snapshot: who waits for that finds both.
+        if let Some(learned) = self.commands.learn(&selection.counted, &snapshot) {
+            self.shared.learned.store(Arc::new(learned));
         }
         self.publish(before.as_deref(), snapshot);
     }

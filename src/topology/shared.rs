@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::{mpsc, watch};
 
 use super::Cause;
 use super::snapshot::Snapshot;
+use crate::command::Learned;
 use crate::net::NodeAddr;
 
 /// As many requests for a refresh may wait; more say nothing new.
@@ -20,6 +21,7 @@ pub(super) type Wish = (Cause, Option<NodeAddr>);
 pub struct Shared {
     pub(super) snapshot: ArcSwapOption<Snapshot>,
     pub(super) version: ArcSwapOption<String>,
+    pub(super) learned: ArcSwap<Learned>,
     wishes: mpsc::Sender<Wish>,
     published: watch::Receiver<u64>,
 }
@@ -30,7 +32,8 @@ impl Shared {
         let (sender, wishes) = mpsc::channel(REQUESTS);
         let (publish, published) = watch::channel(0);
         let (snapshot, version) = (ArcSwapOption::empty(), ArcSwapOption::empty());
-        (Shared { snapshot, version, wishes: sender, published }, wishes, publish)
+        let learned = ArcSwap::default();
+        (Shared { snapshot, version, learned, wishes: sender, published }, wishes, publish)
     }
 
     /// The latest snapshot, once there is one.
@@ -41,6 +44,11 @@ impl Shared {
     /// The version that a node said it has, once one did.
     pub fn server_version(&self) -> Option<Arc<String>> {
         self.version.load_full()
+    }
+
+    /// The commands beside the table's that the nodes have told of; not for the path of those that the table has.
+    pub fn learned(&self) -> Guard<Arc<Learned>> {
+        self.learned.load()
     }
 
     /// Counts the published snapshots: to wait for the next one.
