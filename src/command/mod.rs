@@ -5,7 +5,7 @@
 
 mod bitset;
 mod error;
-mod glob;
+pub mod glob;
 mod keys;
 mod kinds;
 mod lookup;
@@ -19,7 +19,7 @@ mod tests;
 pub use error::CommandError;
 pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
-pub use kinds::{Barrier, Family, Local, Merge, Route, Transact};
+pub use kinds::{Barrier, Family, Listen, Local, Merge, Route, Transact};
 pub use lookup::{find, resolve};
 pub use spec::{Categories, Flags, Patience, Spec, Tips};
 

@@ -16,6 +16,7 @@ use crate::backend::{Account, Backend, Clock, DialGate, Memory, SCRATCH, Setting
 use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
+use crate::route::pubsub::Counts;
 use crate::session::{self, Worker};
 use crate::topology::Shared;
 
@@ -44,6 +45,8 @@ pub struct ClusterParts {
     pub topology: Arc<Shared>,
     /// Bounds the dials and connections to its nodes.
     pub gate: Arc<DialGate>,
+    /// What the clients of all workers are subscribed to.
+    pub subscribed: Arc<Counts>,
 }
 
 impl ClusterParts {
@@ -56,7 +59,7 @@ impl ClusterParts {
         shutdown: CancellationToken,
         may_spin: bool,
     ) -> Rc<Worker> {
-        let ClusterParts { config, topology, gate } = self;
+        let ClusterParts { config, topology, gate, subscribed } = self;
         let links = Settings {
             cluster: config.name.clone(),
             credentials: config.auth.clone(),
@@ -76,8 +79,10 @@ impl ClusterParts {
             links: RefCell::default(),
             scratch,
         });
-        let worker = Worker::new(backend, topology, config, settings, shutdown, may_spin);
+        let worker = Worker::new(backend, topology, config, settings, shutdown, may_spin, subscribed);
         spawn_local(worker.clone().keep());
+        spawn_local(worker.clone().keep_subscribed());
+        spawn_local(worker.clone().keep_monitored());
         spawn_local(worker.clone().relieve());
         let spinner = worker.clone();
         spawn_local(async move { spinner.spin().await });

@@ -201,7 +201,7 @@ impl Planner<'_> {
     }
 
     /// Sends a request to every shard.
-    pub(super) fn everywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
+    pub(super) fn everywhere(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
         let slots = self.routes.shard_slots();
         if slots.is_empty() {
             // Nobody is known yet: it waits like any other command, and is spread when somebody is.
@@ -212,6 +212,10 @@ impl Planner<'_> {
         for slot in slots {
             self.part(seq, slot, 0, request);
         }
+        let Some(own) = self.own_part(spec, args) else { return };
+        let Some(part) = self.state.parts(seq).map(|gather| gather.add(0, 0)) else { return };
+        let metrics = &self.session.worker.backend.metrics;
+        self.state.complete(Ticket { seq, part }, Reply::Small(&own), self.now, metrics);
     }
 
     pub(super) fn gather(&mut self, spec: &'static Spec, len: usize, gather: Gather) -> u64 {

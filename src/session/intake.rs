@@ -8,7 +8,7 @@ use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
 use crate::backend::LARGE;
-use crate::command::{Barrier, Flags, Local, Route, Spec, resolve};
+use crate::command::{Barrier, Flags, Listen, Local, Route, Spec, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -292,6 +292,9 @@ impl Turn {
         if !client.authenticated && !spec.flags.has(Flags::NO_AUTH) {
             return planner.fail(spec, &ClientError::NoAuth);
         }
+        if planner.state.subscriptions.is_some() && planner.is_restricted(spec, route, args) {
+            return;
+        }
         if client.transaction.is_some() && !route.is_immediate() {
             return client.queue(spec, route, args, source.bytes(), planner);
         }
@@ -299,7 +302,7 @@ impl Turn {
         match route {
             Route::Keyed => planner.keyed(spec, args, source),
             Route::Split => planner.split(spec, args, source),
-            Route::AllShards => planner.everywhere(spec, source),
+            Route::AllShards => planner.everywhere(spec, args, source),
             Route::AnyShard => planner.anywhere(spec, source),
             Route::Blocking => planner.blocking(spec, args, source),
             Route::Replicas => planner.replicas(spec, args, source),
@@ -317,8 +320,14 @@ impl Turn {
                         .error(Some(spec.id), client.failed.take().unwrap_or(ErrorKind::BadArgument));
                 }
                 planner.protocol = client.protocol;
+                if planner.state.subscriptions.is_some() {
+                    planner.changed(local == Local::Reset);
+                }
                 planner.answer(Some(spec), reply.into());
             }
+            Route::Listen(Listen::Subscribe(kind)) => planner.subscribe(kind, spec, args),
+            Route::Listen(Listen::Unsubscribe(kind)) => planner.unsubscribe(kind, spec, args),
+            Route::Listen(Listen::Monitor) => planner.monitor(spec),
             Route::Transaction(step) => client.transact(step, spec, args, source, planner, worker),
             Route::Refused(reason) => {
                 planner

@@ -11,13 +11,16 @@ mod info;
 mod intake;
 mod lanes;
 mod local;
+mod monitor;
 mod output;
 mod pending;
 mod pump;
+mod receivers;
 mod recover;
 mod relief;
 mod round;
 mod spin;
+mod subscribe;
 mod timeout;
 mod transaction;
 mod turn;
@@ -142,6 +145,12 @@ impl Session {
             self.worker.backend.metrics.server_error(state.command(ticket), ServerError::of(reply.bytes()));
         }
         let backend = &self.worker.backend;
+        if self.worker.hub.receivers().any()
+            && let Some(reply) = self.in_clients(state, ticket, reply.bytes(), request)
+        {
+            return state.complete(ticket, Reply::Small(&reply), backend.clock.now(), &backend.metrics)
+                || state.lanes.is_some();
+        }
         state.complete(ticket, reply, backend.clock.now(), &backend.metrics) || state.lanes.is_some()
     }
 }
@@ -174,6 +183,7 @@ pub async fn serve(stream: Stream, worker: Rc<Worker>, settings: Arc<SessionConf
     let (held, _) = session.state.borrow().held();
     worker.backend.metrics.abandoned.add(held as u64 + u64::from(waits));
     let mut state = session.state.borrow_mut();
+    session.end_subscriptions(&mut state);
     state.leave();
     worker.count_held(&mut state);
     worker.count_kept(&mut state, 0);

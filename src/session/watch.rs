@@ -30,7 +30,7 @@ impl State {
                             lanes.on_way(slot, Ticket { seq, part }, link);
                         }
                     }
-                    Progress::Done(_) | Progress::Cut => {}
+                    Progress::Done(_) | Progress::Cut | Progress::Elsewhere => {}
                 }
             }
             lanes
