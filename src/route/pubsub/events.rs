@@ -41,7 +41,7 @@ impl Hub {
                 let source = entry.sources.remove(at);
                 self.count(entry, &source, -1);
                 if entry.home.as_ref() == Some(&source.node) {
-                    entry.up = false;
+                    self.turn(entry, false);
                 }
                 routes.refresh(Cause::Redirect, Some(&source.node));
                 state.busy.insert((Topics::Shards, name));
@@ -70,7 +70,7 @@ impl Hub {
                 routes.moved(slot, &to, &node);
             }
             Some(_) => routes.refresh(Cause::Uncovered, Some(&node)),
-            None => return refuse(entry, &error),
+            None => return self.refuse(entry, &error),
         }
         entry.trouble = Some(error);
     }
@@ -102,7 +102,8 @@ impl Hub {
             }
             if entry.needs(&source) {
                 entry.lost_since = Some(now);
-                (entry.up, entry.home, entry.handover) = (false, None, None);
+                self.turn(entry, false);
+                (entry.home, entry.handover) = (None, None);
                 entry.subscribers.values().for_each(|subscriber| subscriber.missed(false));
             } else if let Some(handover) = &mut entry.handover {
                 handover.lost(&source.node, now);
@@ -112,13 +113,13 @@ impl Hub {
             routes.refresh(Cause::Connection, None);
         }
     }
-}
 
-/// The cluster does not want it: nobody is subscribed.
-fn refuse(entry: &mut Entry, error: &[u8]) {
-    for waiting in std::mem::take(&mut entry.waiting) {
-        waiting.subscriber.settled(entry.kind, &entry.name, Some(error));
+    /// The cluster does not want it: nobody is subscribed.
+    fn refuse(&self, entry: &mut Entry, error: &[u8]) {
+        for waiting in std::mem::take(&mut entry.waiting) {
+            waiting.subscriber.settled(entry.kind, &entry.name, Some(error));
+        }
+        self.turn(entry, false);
+        entry.subscribers.values().for_each(|subscriber| subscriber.missed(true));
     }
-    entry.up = false;
-    entry.subscribers.values().for_each(|subscriber| subscriber.missed(true));
 }

@@ -165,11 +165,23 @@ impl Hub {
     /// Takes somebody out of a topic; true if nobody is left.
     fn remove(&self, state: &mut State, kind: Topics, name: &[u8], subscriber: u64) -> bool {
         let Some(entry) = state.topics[kind as usize].get_mut(name) else { return false };
-        if entry.subscribers.remove(&subscriber).is_some() {
+        if entry.subscribers.remove(&subscriber).is_some() && entry.up {
             self.receivers.counts().clients(kind, &entry.name, -1);
         }
         entry.waiting.retain(|waiting| waiting.subscriber.id() != subscriber);
         entry.is_abandoned()
+    }
+
+    /// A topic is subscribed, or not any more. Its subscribers count only while it is: nobody else receives anything.
+    fn turn(&self, entry: &mut Entry, up: bool) {
+        if std::mem::replace(&mut entry.up, up) != up {
+            let subscribers = entry.subscribers.len() as i64;
+            self.receivers.counts().clients(
+                entry.kind,
+                &entry.name,
+                if up { subscribers } else { -subscribers },
+            );
+        }
     }
 
     /// The routes have changed, or may have.

@@ -111,7 +111,7 @@ impl Hub {
             self.leave_others(state, entry, &wanted);
         }
         if !entry.up && there(entry) {
-            entry.up = true;
+            self.turn(entry, true);
             (entry.lost_since, entry.trouble) = (None, None);
         }
         if entry.up {
