@@ -114,6 +114,8 @@ pub struct SessionConfig {
     pub on_indoubt: OnIndoubt,
     /// What a transaction over several slots becomes.
     pub across: CrossSlot,
+    /// What becomes of a subscriber that may have missed messages.
+    pub gap: Gap,
     /// The bounds of each client.
     pub limits: SessionLimits,
 }
@@ -160,6 +162,15 @@ pub enum CrossSlot {
     Error,
     /// One transaction for each slot.
     PerSlot,
+}
+
+/// What becomes of a client that is subscribed to what a lost connection told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// It is closed: so it knows that it may have missed messages.
+    Disconnect,
+    /// It is subscribed again, and not told.
+    Resubscribe,
 }
 
 /// Whether a worker polls for a moment before it sleeps.

@@ -168,7 +168,8 @@ fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refre
     let start = |(cluster, metrics): (&Arc<ClusterConfig>, &Arc<ClusterMetrics>)| {
         let gate = DialGate::new(GateLimits {
             most: cluster.limits.max_connections_per_node,
-            shared: cluster.shared_connections(config.workers),
+            // For each worker one besides that tells of topics, and one that monitors.
+            shared: cluster.shared_connections(config.workers) + 2 * config.workers,
             dedicated: cluster.limits.dedicated_per_node,
         });
         let options = Options {

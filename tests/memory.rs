@@ -37,6 +37,46 @@ fn idle_clients_cost_little() {
 }
 
 #[test]
+fn ten_thousand_subscribers_of_one_channel_cost_little_and_one_connection() {
+    slotmux::server::raise_open_files();
+    let cluster = TestCluster::primaries(3);
+    let proxy =
+        Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2", "--max-clients", "10001"]).start();
+    let resident = || proxy.metric("process_resident_memory_bytes");
+    let mut publisher = proxy.connect();
+    assert_eq!(publisher.cmd(&["PUBLISH", "news", "nobody"]), Value::Int(0));
+    let before = resident();
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["SUBSCRIBE", "news"]).items()[2], Value::Int(1));
+    }
+    for text in ["short".to_owned(), "long".repeat(5_000)] {
+        assert_eq!(publisher.cmd(&["PUBLISH", "news", &text]), Value::Int(CLIENTS as i64));
+        for client in &mut clients {
+            assert_eq!(client.read_value(), Value::bulks(&["message", "news", &text]));
+        }
+    }
+    let each = || (resident() - before) / CLIENTS as f64;
+    eventually(SOON, || each() < MOST_EACH);
+    println!("{:.0} bytes for each of {CLIENTS} subscribers", each());
+    // For either worker one for commands and one that listens, and one for the topology.
+    let connections = |node: usize| {
+        let list = cluster.client(node).cmd(&["CLIENT", "LIST"]).text();
+        let own: Vec<String> =
+            list.lines().filter(|line| line.contains(" name=slotmux")).map(str::to_owned).collect();
+        (own.len(), own.iter().filter(|line| line.contains(" sub=1 ")).count())
+    };
+    let home = cluster.owner_of(support::slot_of("news"));
+    assert!((0..3).all(|node| connections(node).0 <= 5));
+    assert_eq!((0..3).map(connections).map(|(_, subscribed)| subscribed).sum::<usize>(), 2);
+    assert_eq!(connections(home).1, 2);
+    drop(clients);
+    eventually(SOON, || proxy.metric("slotmux_clients") == 1.0);
+    eventually(SOON, || connections(home).1 == 0);
+    assert_eq!(proxy.metric("slotmux_memory_bytes{owner=\"messages\"}"), 0.0);
+}
+
+#[test]
 fn large_values_in_both_directions_leave_nothing_behind() {
     const VALUE: usize = 100_000_000;
     let cluster = TestCluster::primaries(1);

@@ -78,6 +78,9 @@ impl Connection {
                 break;
             }
         }
+        if let Some(listener) = &self.link.listener {
+            listener.pause();
+        }
         if let Err(error) = self.write(cx) {
             return Poll::Ready(reason_of(&error));
         }
@@ -186,7 +189,8 @@ impl Connection {
 
     #[inline]
     fn hand_out(&mut self, reply: Reply<'_>) -> Result<(), Reason> {
-        if reply.bytes().first() == Some(&b'>') {
+        let is_push = reply.bytes().first() == Some(&b'>');
+        if (is_push || self.link.listener.is_some()) && !self.is_answer(&reply) {
             return Ok(());
         }
         let mut queue = self.link.queue.borrow_mut();
@@ -217,6 +221,14 @@ impl Connection {
             queue.earlier = Vec::new();
         }
         if early { Err("a reply before the request was sent") } else { Ok(()) }
+    }
+
+    /// Whether this answers a command. What the node says unasked goes to the listener, if there is one.
+    #[cold]
+    fn is_answer(&self, reply: &Reply<'_>) -> bool {
+        let Some(listener) = &self.link.listener else { return false };
+        let asked = self.link.queue.borrow().entries.front().map(|entry| entry.ticket);
+        listener.hear(reply, asked)
     }
 
     /// Keeps a reply that is not the last one to its entry. All of them together are one reply to its sender.

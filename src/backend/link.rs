@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::send_buffer::{LARGE, SendBuffer};
 use super::times::Times;
-use super::{Account, Backend, Loss, Receiver, Ticket, Wakeup};
+use super::{Account, Backend, Listener, Loss, Receiver, Ticket, Wakeup};
 use crate::metrics::{Owner, Phase};
 use crate::net::NodeAddr;
 
@@ -68,6 +68,8 @@ pub struct Link {
     backend: Rc<Backend>,
     bit: u64,
     pub(super) name: String,
+    /// Who takes what the node says unasked; without one that is dropped.
+    pub(super) listener: Option<Rc<dyn Listener>>,
     pub(super) state: Cell<State>,
     pub(super) queue: RefCell<Queue>,
     pub(super) wakeup: Wakeup,
@@ -92,13 +94,21 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(id: u32, bit: u64, addr: NodeAddr, name: String, backend: Rc<Backend>) -> Rc<Self> {
+    pub(super) fn new(
+        id: u32,
+        bit: u64,
+        addr: NodeAddr,
+        name: String,
+        listener: Option<Rc<dyn Listener>>,
+        backend: Rc<Backend>,
+    ) -> Rc<Self> {
         Rc::new(Link {
             id,
             bit,
             addr,
             backend,
             name,
+            listener,
             state: Cell::new(State::Opening),
             queue: RefCell::default(),
             wakeup: Wakeup::default(),
@@ -287,7 +297,11 @@ impl Link {
     /// Ends, and gives all commands back to who sent them. True if any write is in doubt.
     pub(super) fn close(&self, reason: &'static str) -> bool {
         self.state.set(State::Closed);
-        self.give_back(reason)
+        let in_doubt = self.give_back(reason);
+        if let Some(listener) = &self.listener {
+            listener.ended();
+        }
+        in_doubt
     }
 
     /// Gives all commands back to who sent them. True if any write is in doubt.

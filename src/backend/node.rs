@@ -11,7 +11,7 @@ use super::gate::Refused;
 use super::handshake::{self, DialError};
 use super::link::{Link, NOT_WANTED, OldLink, State};
 use super::share::Share;
-use super::{Backend, Permit, Purpose, Settings, dedicated};
+use super::{Backend, Listener, Permit, Purpose, Settings, dedicated};
 use crate::metrics::{DialFailure, LinkState, NodeCells, Reached};
 use crate::net::{NodeAddr, set_linger_zero};
 use crate::protocol::Protocol;
@@ -39,6 +39,8 @@ pub struct Node {
     slots: Vec<Slot>,
     /// Links that were replaced before their last reply had come.
     leaving: RefCell<Vec<Rc<Link>>>,
+    /// Links that listen. They live for as long as who listens wants it, also when the node is not wanted any more.
+    listening: RefCell<Vec<Rc<Link>>>,
     /// Links that ended with writes in doubt: to be killed at the node before anything else is sent there.
     old: RefCell<Vec<OldLink>>,
     failures: Cell<u32>,
@@ -80,10 +82,23 @@ impl Node {
     pub fn new(addr: NodeAddr, backend: Rc<Backend>) -> Rc<Self> {
         let slots = (0..2 * backend.settings.connections_per_node).map(|_| Slot::default()).collect();
         let (failures, down, retired) = (Cell::new(0), Cell::new(None), Cell::new(false));
-        let (leaving, old) = (RefCell::default(), RefCell::default());
+        let (leaving, listening, old) = (RefCell::default(), RefCell::default(), RefCell::default());
         let metrics = backend.metrics.node(&backend.settings.cluster, &addr);
         let (free, in_use) = (RefCell::default(), RefCell::default());
-        Rc::new(Node { addr, backend, metrics, slots, leaving, old, failures, down, retired, free, in_use })
+        Rc::new(Node {
+            addr,
+            backend,
+            metrics,
+            slots,
+            leaving,
+            listening,
+            old,
+            failures,
+            down,
+            retired,
+            free,
+            in_use,
+        })
     }
 
     pub(super) fn backend(&self) -> &Backend {
@@ -127,10 +142,20 @@ impl Node {
         self.open(protocol, slot)
     }
 
-    /// Starts to open a link.
+    /// Opens a link of its own on which the node speaks unasked, in RESP3.
+    ///
+    /// # Errors
+    /// None may be dialled yet.
+    pub fn listen(self: &Rc<Self>, listener: Rc<dyn Listener>) -> Result<Rc<Link>, Down> {
+        let link = self.dial(Protocol::Resp3, Purpose::Commands, Some(listener))?;
+        self.listening.borrow_mut().push(link.clone());
+        Ok(link)
+    }
+
+    /// Starts to open a link in its place.
     #[cold]
     fn open(self: &Rc<Self>, protocol: Protocol, slot: usize) -> Result<Rc<Link>, Down> {
-        let link = self.dial(protocol, Purpose::Commands)?;
+        let link = self.dial(protocol, Purpose::Commands, None)?;
         let before = self.slots[slot].link.replace(Some(link.clone()));
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         Ok(link)
@@ -138,10 +163,15 @@ impl Node {
 
     /// Starts to open a link for one session.
     pub(super) fn open_dedicated(self: &Rc<Self>, protocol: Protocol) -> Result<Rc<Link>, Down> {
-        self.dial(protocol, Purpose::Dedicated)
+        self.dial(protocol, Purpose::Dedicated, None)
     }
 
-    fn dial(self: &Rc<Self>, protocol: Protocol, purpose: Purpose) -> Result<Rc<Link>, Down> {
+    fn dial(
+        self: &Rc<Self>,
+        protocol: Protocol,
+        purpose: Purpose,
+        listener: Option<Rc<dyn Listener>>,
+    ) -> Result<Rc<Link>, Down> {
         let now = Instant::now();
         let since = self.down.get().and_then(|down| down.since);
         if let Some(down) = self.down.get()
@@ -161,7 +191,7 @@ impl Node {
             Purpose::Dedicated => 0,
             _ => 1 << (NEXT_SHARED.replace(NEXT_SHARED.get().wrapping_add(1)) % u64::BITS),
         };
-        let link = Link::new(id, bit, self.addr.clone(), name, self.backend.clone());
+        let link = Link::new(id, bit, self.addr.clone(), name, listener, self.backend.clone());
         self.metrics.dials.inc();
         self.backend.links.borrow_mut().insert(id, Rc::downgrade(&link));
         tokio::task::spawn_local(self.clone().run(link.clone(), protocol, permit));
@@ -258,7 +288,9 @@ impl Node {
     /// See [`Link::check`].
     pub fn check(self: &Rc<Self>, limit: u32, idle: u32) {
         self.leaving.borrow_mut().retain(|link| !link.is_closed());
-        let given_up = self.links().filter(|link| link.check(limit, idle)).count();
+        self.listening.borrow_mut().retain(|link| !link.is_closed());
+        let listening = self.listening.borrow().clone();
+        let given_up = self.links().chain(listening).filter(|link| link.check(limit, idle)).count();
         if given_up > 0 {
             self.give_up_dedicated();
         }
@@ -268,7 +300,8 @@ impl Node {
 
     /// Whether any link has not ended.
     pub fn has_links(&self) -> bool {
-        !self.in_use.borrow().is_empty() || self.links().any(|link| !link.is_closed())
+        let mut links = self.links().chain(self.listening.borrow().clone());
+        !self.in_use.borrow().is_empty() || links.any(|link| !link.is_closed())
     }
 
     fn links(&self) -> impl Iterator<Item = Rc<Link>> {

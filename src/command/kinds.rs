@@ -1,5 +1,7 @@
 //! The columns of the table that are ours: where a command goes, how its replies merge, what it waits for.
 
+use crate::protocol::Topics;
+
 /// Where a call goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -23,6 +25,8 @@ pub enum Route {
     Clients(Clients),
     /// A transaction begins or ends, or what it hangs on.
     Transaction(Transact),
+    /// What nodes say unasked is asked for, or not any more.
+    Listen(Listen),
     /// It is not served; the text says why, in words that can follow `ERR `.
     Refused(&'static str),
 }
@@ -36,6 +40,17 @@ impl Route {
             _ => false,
         }
     }
+}
+
+/// The commands by which a client is told what it did not ask for one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// SUBSCRIBE and its kin.
+    Subscribe(Topics),
+    /// UNSUBSCRIBE and its kin.
+    Unsubscribe(Topics),
+    /// MONITOR.
+    Monitor,
 }
 
 /// The commands that make a transaction.
@@ -141,6 +156,15 @@ pub enum Merge {
     AllSucceeded,
     /// Arrays are appended to each other.
     Concat,
+    /// One reply, an integer: of those who received a message, the connections of this process are to be replaced by
+    /// its clients.
+    Receivers(Topics),
+    /// Names and numbers in turns: the numbers are added. Connections are replaced as above.
+    SumByName(Topics),
+    /// Integers are added: how many patterns there are. Connections are replaced as above.
+    SumPatterns,
+    /// Arrays are appended to each other, without what was in an earlier one.
+    Union,
     /// The elements of the parts' arrays, in the order of the keys in the request.
     ByKeyOrder,
     /// The same for the commands of a transaction, of which one part may have been given up for a watched key.

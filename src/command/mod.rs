@@ -5,7 +5,7 @@
 
 mod bitset;
 mod error;
-mod glob;
+pub mod glob;
 mod keys;
 mod kinds;
 mod learn;
@@ -21,7 +21,7 @@ mod tests;
 pub use error::CommandError;
 pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
-pub use kinds::{Barrier, Clients, ClusterLocal, Family, Local, Merge, Route, Slowlog, Transact};
+pub use kinds::{Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Slowlog, Transact};
 pub use learn::Catalog;
 pub use learned::Learned;
 pub use lookup::{find, resolve};

@@ -60,7 +60,7 @@ pub fn list(learned: &Learned, args: &Args, resp3: bool, out: &mut Vec<u8>) {
             rows(learned).filter(|spec| spec.acl.names().any(wanted)).map(|spec| spec.name).collect()
         }
         5 if is(2, "FILTERBY") && is(3, "PATTERN") => {
-            let wanted = |spec: &&Spec| glob::matches(value, full_name(spec).as_bytes());
+            let wanted = |spec: &&Spec| glob::matches(value, full_name(spec).as_bytes(), false);
             rows(learned).filter(wanted).map(|spec| spec.name).collect()
         }
         _ => return Reply { out, resp3 }.error("ERR syntax error"),

@@ -1,9 +1,10 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Clients, ClusterLocal, Family, Local, Merge, Route, Transact};
+use super::kinds::{Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Transact};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
+use crate::protocol::Topics;
 
 /// Where a command goes, how its replies merge, what it waits for.
 pub(super) struct Serving {
@@ -19,8 +20,14 @@ const fn serving(route: Route, merge: Merge, barrier: Barrier) -> Serving {
 }
 
 pub(super) const KEYED: Serving = serving(Route::Keyed, Merge::Pass, Barrier::None);
-pub(super) const BY_CHANNEL: Serving =
-    Serving { route: Route::Keyed, merge: Merge::Pass, barrier: Barrier::AfterOthers, by_channel: true };
+pub(super) const BY_CHANNEL: Serving = Serving {
+    route: Route::Keyed,
+    merge: Merge::Receivers(Topics::Channels),
+    barrier: Barrier::AfterOthers,
+    by_channel: true,
+};
+pub(super) const BY_SHARD_CHANNEL: Serving =
+    serving(Route::Keyed, Merge::Receivers(Topics::Shards), Barrier::None);
 pub(super) const ANY: Serving = serving(Route::AnyShard, Merge::Pass, Barrier::Full);
 pub(super) const AT_NODE: Serving = serving(Route::Blocking, Merge::Pass, Barrier::Full);
 pub(super) const REPLICAS: Serving = serving(Route::Replicas, Merge::Pass, Barrier::Full);
@@ -61,6 +68,17 @@ pub(super) const fn transact(step: Transact) -> Serving {
         Transact::Multi | Transact::Exec | Transact::Discard => Barrier::None,
     };
     serving(Route::Transaction(step), Merge::Pass, barrier)
+}
+
+/// What ends here, or begins, concerns the commands behind it.
+pub(super) const fn subscribe(kind: Topics) -> Serving {
+    serving(Route::Listen(Listen::Subscribe(kind)), Merge::Pass, Barrier::Full)
+}
+
+pub(super) const MONITOR: Serving = serving(Route::Listen(Listen::Monitor), Merge::Pass, Barrier::Full);
+
+pub(super) const fn unsubscribe(kind: Topics) -> Serving {
+    serving(Route::Listen(Listen::Unsubscribe(kind)), Merge::Pass, Barrier::Full)
 }
 
 pub(super) const fn no(reason: &'static str) -> Serving {

@@ -8,18 +8,17 @@ use super::keys::{Finder, key::*};
 use super::kinds::{Clients, ClusterLocal, Family::*, Local, Merge, Slowlog, Transact};
 use super::row::*;
 use super::spec::{Spec, acl, flag::*, tip};
+use crate::protocol::Topics::{Channels, Patterns, Shards};
 
 const ACL: &str = "users are configured on the nodes, not through the proxy";
 const CLUSTER: &str = "the cluster's own administration does not go through the proxy";
 const CONNECTION: &str = "a connection to a node is shared, and this is about one client's";
 const DATABASES: &str = "a cluster has only database 0";
 const LINK_STATE: &str = "a connection to a node is shared, and this would change it for all its clients";
-const MONITORING: &str = "monitoring is not supported yet; ask a node";
 const PER_NODE: &str = "this is about a single node; ask the node";
 const REPLICATION: &str = "replication does not go through the proxy";
 const SCANNING: &str = "scanning the cluster is not supported yet";
 const SENTINELS: &str = "there is no sentinel here";
-const SUBSCRIBING: &str = "subscriptions are not supported yet";
 
 #[rustfmt::skip]
 pub(super) static TABLE: [Spec; 421] = complete([
@@ -247,7 +246,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("module load", -3, ADMIN | NO_ASYNC_LOADING | NOSCRIPT | PROTECTED, Server, &[], no(PER_NODE), "4.0.0"),
     row("module loadex", -3, ADMIN | NO_ASYNC_LOADING | NOSCRIPT | PROTECTED, Server, &[], no(PER_NODE), "7.0.0"),
     row("module unload", 3, ADMIN | NO_ASYNC_LOADING | NOSCRIPT | PROTECTED, Server, &[], no(PER_NODE), "4.0.0"),
-    row("monitor", 1, ADMIN | LOADING | NOSCRIPT | STALE, Server, &[], no(MONITORING), "1.0.0"),
+    row("monitor", 1, ADMIN | LOADING | NOSCRIPT | STALE, Server, &[], MONITOR, "1.0.0"),
     row("move", 3, FAST | WRITE, Generic, &[one(1, RW | ACCESS | UPDATE)], KEYED, "1.0.0"),
     row("mset", -3, DENYOOM | WRITE, Str, &[range(1, -1, 2, OW | UPDATE)], split(Merge::AllSucceeded), "1.0.1").tips(tip::MULTI_SHARD | tip::ALL_SUCCEEDED),
     row("msetex", -4, DENYOOM | WRITE, Str, &[numkeys(1, 2, OW | UPDATE)], KEYED, "8.4.0"),
@@ -270,18 +269,18 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("pfselftest", 1, ADMIN, HyperLogLog, &[], no(PER_NODE), "2.8.9"),
     row("ping", -1, FAST | SENTINEL, Connection, &[], local(Local::Ping), "1.0.0").tips(tip::ALL_SHARDS | tip::ALL_SUCCEEDED),
     row("psetex", 4, DENYOOM | WRITE, Str, &[one(1, OW | UPDATE)], KEYED, "2.6.0"),
-    row("psubscribe", -2, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], no(SUBSCRIBING), "2.0.0"),
+    row("psubscribe", -2, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], subscribe(Patterns), "2.0.0"),
     row("psync", -3, ADMIN | NO_ASYNC_LOADING | NO_MULTI | NOSCRIPT, Server, &[], no(REPLICATION), "2.8.0"),
     row("pttl", 2, FAST | READONLY, Generic, &[one(1, RO | ACCESS)], KEYED, "2.6.0").tips(tip::NONDETERMINISTIC),
     row("publish", 3, FAST | LOADING | MAY_REPLICATE | PUBSUB | SENTINEL | STALE, PubSub, &[], BY_CHANNEL, "2.0.0"),
     row("pubsub", -2, 0, PubSub, &[], CONTAINER, "2.8.0"),
-    row("pubsub channels", -2, LOADING | PUBSUB | STALE, PubSub, &[], no(SUBSCRIBING), "2.8.0"),
+    row("pubsub channels", -2, LOADING | PUBSUB | STALE, PubSub, &[], fan_out(Merge::Union), "2.8.0"),
     row("pubsub help", 2, LOADING | STALE, PubSub, &[], ANY, "6.2.0"),
-    row("pubsub numpat", 2, LOADING | PUBSUB | STALE, PubSub, &[], no(SUBSCRIBING), "2.8.0"),
-    row("pubsub numsub", -2, LOADING | PUBSUB | STALE, PubSub, &[], no(SUBSCRIBING), "2.8.0"),
-    row("pubsub shardchannels", -2, LOADING | PUBSUB | STALE, PubSub, &[], no(SUBSCRIBING), "7.0.0"),
-    row("pubsub shardnumsub", -2, LOADING | PUBSUB | STALE, PubSub, &[], no(SUBSCRIBING), "7.0.0"),
-    row("punsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], no(SUBSCRIBING), "2.0.0"),
+    row("pubsub numpat", 2, LOADING | PUBSUB | STALE, PubSub, &[], fan_out(Merge::SumPatterns), "2.8.0"),
+    row("pubsub numsub", -2, LOADING | PUBSUB | STALE, PubSub, &[], fan_out(Merge::SumByName(Channels)), "2.8.0"),
+    row("pubsub shardchannels", -2, LOADING | PUBSUB | STALE, PubSub, &[], fan_out(Merge::Union), "7.0.0"),
+    row("pubsub shardnumsub", -2, LOADING | PUBSUB | STALE, PubSub, &[], fan_out(Merge::SumByName(Shards)), "7.0.0"),
+    row("punsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], unsubscribe(Patterns), "2.0.0"),
     row("quit", -1, ALLOW_BUSY | FAST | LOADING | NO_AUTH | NOSCRIPT | STALE, Connection, &[], local(Local::Quit), "1.0.0"),
     row("randomkey", 1, READONLY | TOUCHES_ARBITRARY_KEYS, Generic, &[], ANY, "1.0.0").tips(tip::NONDETERMINISTIC | tip::ALL_SHARDS | tip::SPECIAL_REPLY),
     row("readonly", 1, FAST | LOADING | STALE, Cluster, &[], local(Local::Readonly), "3.0.0").acl(acl::CONNECTION),
@@ -362,17 +361,17 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("sort", -2, DENYOOM | WRITE, Generic, &[one(1, RO | ACCESS), unknown(RO | ACCESS), unknown(OW | UPDATE)], KEYED, "1.0.0").acl(acl::DANGEROUS | acl::LIST | acl::SET | acl::SORTEDSET).found_by(Finder::Sort),
     row("sort_ro", -2, READONLY, Generic, &[one(1, RO | ACCESS), unknown(RO | ACCESS)], KEYED, "7.0.0").acl(acl::DANGEROUS | acl::LIST | acl::SET | acl::SORTEDSET),
     row("spop", -2, FAST | WRITE, Set, &[one(1, RW | ACCESS | DELETE)], KEYED, "1.0.0").tips(tip::NONDETERMINISTIC),
-    row("spublish", 3, FAST | LOADING | MAY_REPLICATE | PUBSUB | STALE, PubSub, &[one(1, NOT_KEY)], KEYED, "7.0.0"),
+    row("spublish", 3, FAST | LOADING | MAY_REPLICATE | PUBSUB | STALE, PubSub, &[one(1, NOT_KEY)], BY_SHARD_CHANNEL, "7.0.0"),
     row("srandmember", -2, READONLY, Set, &[one(1, RO | ACCESS)], KEYED, "1.0.0").tips(tip::NONDETERMINISTIC),
     row("srem", -3, FAST | WRITE, Set, &[one(1, RW | DELETE)], KEYED, "1.0.0"),
     row("sscan", -3, READONLY, Set, &[one(1, RO | ACCESS)], KEYED, "2.8.0").tips(tip::NONDETERMINISTIC),
-    row("ssubscribe", -2, LOADING | NOSCRIPT | PUBSUB | STALE, PubSub, &[range(1, -1, 1, NOT_KEY)], no(SUBSCRIBING), "7.0.0"),
+    row("ssubscribe", -2, LOADING | NOSCRIPT | PUBSUB | STALE, PubSub, &[range(1, -1, 1, NOT_KEY)], subscribe(Shards), "7.0.0"),
     row("strlen", 2, FAST | READONLY, Str, &[one(1, RO)], KEYED, "2.2.0"),
-    row("subscribe", -2, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], no(SUBSCRIBING), "2.0.0"),
+    row("subscribe", -2, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], subscribe(Channels), "2.0.0"),
     row("substr", 4, READONLY, Str, &[one(1, RO | ACCESS)], KEYED, "1.0.0"),
     row("sunion", -2, READONLY, Set, &[range(1, -1, 1, RO | ACCESS)], KEYED, "1.0.0").tips(tip::UNORDERED),
     row("sunionstore", -3, DENYOOM | WRITE, Set, &[one(1, OW | UPDATE), range(2, -1, 1, RO | ACCESS)], KEYED, "1.0.0"),
-    row("sunsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | STALE, PubSub, &[range(1, -1, 1, NOT_KEY)], no(SUBSCRIBING), "7.0.0"),
+    row("sunsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | STALE, PubSub, &[range(1, -1, 1, NOT_KEY)], unsubscribe(Shards), "7.0.0"),
     row("swapdb", 3, FAST | WRITE, Server, &[], no(DATABASES), "4.0.0").acl(acl::DANGEROUS | acl::KEYSPACE),
     row("sync", 1, ADMIN | NO_ASYNC_LOADING | NO_MULTI | NOSCRIPT, Server, &[], no(REPLICATION), "1.0.0"),
     row("time", 1, FAST | LOADING | STALE, Server, &[], ANY, "2.6.0").tips(tip::NONDETERMINISTIC),
@@ -380,7 +379,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("ttl", 2, FAST | READONLY, Generic, &[one(1, RO | ACCESS)], KEYED, "1.0.0").tips(tip::NONDETERMINISTIC),
     row("type", 2, FAST | READONLY, Generic, &[one(1, RO)], KEYED, "1.0.0"),
     row("unlink", -2, FAST | WRITE, Generic, &[range(1, -1, 1, RM | DELETE)], split(Merge::Sum), "4.0.0").tips(tip::MULTI_SHARD | tip::SUM),
-    row("unsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], no(SUBSCRIBING), "2.0.0"),
+    row("unsubscribe", -1, LOADING | NOSCRIPT | PUBSUB | SENTINEL | STALE, PubSub, &[], unsubscribe(Channels), "2.0.0"),
     row("unwatch", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], transact(Transact::Unwatch), "2.2.0"),
     row("wait", 3, BLOCKING, Generic, &[], REPLICAS, "3.0.0").acl(acl::CONNECTION).tips(tip::ALL_SHARDS | tip::MIN),
     row("waitaof", 4, BLOCKING, Generic, &[], REPLICAS, "7.2.0").tips(tip::ALL_SHARDS | tip::MIN),

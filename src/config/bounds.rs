@@ -151,6 +151,24 @@ SessionLimits, Listener {
     reason: "ten times a deep pipeline; each of them costs an entry, and replies that came early wait in it",
     metric: "slotmux_bound_used_ratio{bound=\"session_in_flight\"}",
     at: "later requests of this client wait in its input";
+
+    pubsub_output_hard, "pubsub-output-hard": size = "32MiB", "64KiB" ..= "64GiB",
+    what: "Bytes of unread messages and replies of a client that is subscribed or monitors",
+    reason: "a server's own client-output-buffer-limit for subscribers",
+    metric: "slotmux_clients_closed_total{reason=\"pubsub_output\"}",
+    at: "the client is closed at once, as a server does it";
+
+    pubsub_output_soft, "pubsub-output-soft": size = "8MiB", "16KiB" ..= "64GiB",
+    what: "Bytes of the same that it may have for pubsub_output_grace only",
+    reason: "as above",
+    metric: "slotmux_bound_reached_total{bound=\"pubsub_output_soft\"}",
+    at: "the client has pubsub_output_grace to come below it again";
+
+    pubsub_output_grace, "pubsub-output-grace": duration = "60s", "10ms" ..= "1h",
+    what: "How long such a client may be beyond pubsub_output_soft",
+    reason: "as above",
+    metric: "slotmux_clients_closed_total{reason=\"pubsub_output\"}",
+    at: "the client is closed";
 }
 
 /// The bounds of what is kept for a cluster and its nodes.

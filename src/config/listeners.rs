@@ -6,7 +6,7 @@ use super::file::{Node, Section};
 use super::read::{Reader, Written};
 use super::settings::{self, Scope};
 use super::{
-    ClusterConfig, CrossSlot, ListenerConfig, OnIndoubt, Ordering, SessionConfig, SessionLimits, keys,
+    ClusterConfig, CrossSlot, Gap, ListenerConfig, OnIndoubt, Ordering, SessionConfig, SessionLimits, keys,
 };
 use crate::net::{ListenAddr, NodeAddr};
 
@@ -103,6 +103,11 @@ fn listener(
             [("error", CrossSlot::Error), ("per_slot", CrossSlot::PerSlot)],
         ),
         announce: announce(reader, section),
+        gap: reader.choose(
+            &settings::PUBSUB_GAP,
+            &both,
+            [("disconnect", Gap::Disconnect), ("resubscribe", Gap::Resubscribe)],
+        ),
         limits: SessionLimits::read(reader, &both),
     };
     let unprotected = reader.is_on(&settings::UNPROTECTED, &[section]);

@@ -82,6 +82,9 @@ settings! {
     CROSS_SLOT_TRANSACTIONS: Listener "cross_slot_transactions", Some("cross-slot-transactions"), "HOW", "error",
         "What MULTI does with keys of several slots: `error`, or `per_slot`: a transaction for each slot, atomic for that slot \
          alone", general;
+    PUBSUB_GAP: Listener "pubsub_gap", Some("pubsub-gap"), "HOW", "disconnect",
+        "What becomes of a subscriber when messages may be missed, because a connection to a node was lost: `disconnect`, as \
+         when a server crashes, or `resubscribe` in silence", general;
     SPIN: Process "spin", Some("spin"), "HOW", "auto",
         "Poll for a moment before sleeping while that pays: `auto`; `off` never does";
     LOG_LEVEL: Process "log_level", Some("log-level"), "LEVEL", "info",

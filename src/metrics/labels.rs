@@ -198,6 +198,9 @@ labelled! {
         OutputGrace = "output_grace",
         StallTimeout = "stall_timeout",
         SessionInFlight = "session_in_flight",
+        PubsubOutputHard = "pubsub_output_hard",
+        PubsubOutputSoft = "pubsub_output_soft",
+        PubsubOutputGrace = "pubsub_output_grace",
         MaxHeldBytes = "max_held_bytes",
         LinkQueue = "link_queue",
         MaxReply = "max_reply",
@@ -227,6 +230,10 @@ labelled! {
         Indoubt = "indoubt",
         /// CLIENT KILL.
         Killed = "killed",
+        /// It listens, and its output exceeds `pubsub_output_hard`, or `pubsub_output_soft` for too long.
+        PubsubOutput = "pubsub_output",
+        /// It may have missed messages: a connection to a node was lost.
+        PubsubGap = "pubsub_gap",
         /// What it sent is no request, or exceeds a limit.
         Protocol = "protocol",
     }
@@ -247,6 +254,8 @@ labelled! {
         LinkRequests = "link_requests",
         /// Replies that nodes have not sent in full.
         LinkReplies = "link_replies",
+        /// Messages that several subscribers have still to take.
+        Messages = "messages",
     }
 }
 

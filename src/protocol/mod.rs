@@ -2,12 +2,14 @@
 
 mod args;
 mod inline;
+mod push;
 mod reply;
 mod request;
 mod value;
 pub mod write;
 
 pub use args::{Args, Span};
+pub use push::{Push, Said, Topics};
 pub use reply::{ReplyError, ReplyFramer};
 pub(crate) use request::integer;
 pub use request::{Framed, MAX_BULK, MAX_LINE, RequestError, RequestFramer, RequestLimits};

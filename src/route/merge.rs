@@ -1,5 +1,7 @@
 //! The replies of a command's parts become one reply. Pure.
 
+use std::collections::HashSet;
+
 use crate::command::Merge;
 use crate::protocol::{ReplyFramer, write};
 
@@ -13,13 +15,17 @@ pub fn merge(how: Merge, parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) {
         return;
     }
     let done = match how {
-        Merge::Pass | Merge::AllSucceeded => parts.first().map(|part| out.extend_from_slice(part)),
-        Merge::Sum => integers(parts).map(|all| write::integer(out, all.iter().sum())),
+        Merge::Pass | Merge::AllSucceeded | Merge::Receivers(_) => {
+            parts.first().map(|part| out.extend_from_slice(part))
+        }
+        Merge::Sum | Merge::SumPatterns => integers(parts).map(|all| write::integer(out, all.iter().sum())),
         Merge::MinInt => {
             integers(parts).map(|all| write::integer(out, all.iter().copied().min().unwrap_or_default()))
         }
         Merge::LogicalAnd => logical_and(parts, out),
         Merge::Concat => concat(parts, out),
+        Merge::Union => union(parts, out),
+        Merge::SumByName(_) => sum_by_name(parts, out),
         Merge::ByKeyOrder => by_key_order(parts, order, out),
         Merge::Exec => match parts.iter().find(|part| matches!(**part, b"*-1\r\n" | b"_\r\n")) {
             Some(none) => {
@@ -55,6 +61,39 @@ fn concat(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
     let all = parts.iter().map(|part| elements(part)).collect::<Option<Vec<_>>>()?;
     write::array(out, all.iter().map(|(count, _)| count).sum());
     all.iter().for_each(|(_, elements)| out.extend_from_slice(elements));
+    Some(())
+}
+
+fn union(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    let (mut all, mut seen) = (Vec::new(), HashSet::new());
+    for part in parts {
+        let (count, mut rest) = elements(part)?;
+        for _ in 0..count {
+            let element = first_element(&mut rest)?;
+            if seen.insert(element) {
+                all.push(element);
+            }
+        }
+    }
+    write::array(out, all.len());
+    all.iter().for_each(|element| out.extend_from_slice(element));
+    Some(())
+}
+
+/// The names are the same in all parts. A number of connections that are none any more may be missing.
+fn sum_by_name(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    let mut rests: Vec<(usize, &[u8])> = parts.iter().map(|part| elements(part)).collect::<Option<_>>()?;
+    let count = rests.first()?.0;
+    write::array(out, count);
+    for _ in 0..count / 2 {
+        let (mut name, mut sum) = (&b""[..], 0);
+        for (_, rest) in &mut rests {
+            name = first_element(rest)?;
+            sum += integers(&[first_element(rest)?])?[0];
+        }
+        out.extend_from_slice(name);
+        write::integer(out, sum.max(0));
+    }
     Some(())
 }
 
@@ -99,6 +138,7 @@ fn first_element<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Topics;
 
     fn merged(how: Merge, parts: &[&str], order: &[u32]) -> String {
         let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
@@ -122,6 +162,10 @@ mod tests {
             "*2\r\n:1\r\n:0\r\n"
         );
         assert_eq!(merged(Merge::AllSucceeded, &["+OK\r\n", "+OK\r\n"], &[]), "+OK\r\n");
+        let parts = ["*2\r\n$1\r\na\r\n$1\r\nb\r\n", "*0\r\n", "*2\r\n$1\r\nb\r\n$1\r\nc\r\n"];
+        assert_eq!(merged(Merge::Union, &parts, &[]), "*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n");
+        let parts = ["*2\r\n$1\r\na\r\n:3\r\n", "*2\r\n$1\r\na\r\n:-1\r\n"];
+        assert_eq!(merged(Merge::SumByName(Topics::Channels), &parts, &[]), "*2\r\n$1\r\na\r\n:2\r\n");
     }
 
     #[test]

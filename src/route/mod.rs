@@ -1,7 +1,9 @@
 //! From a request to a node: planning, the worker's routing table, redirects, and merging replies.
 
 pub mod merge;
+pub mod monitor;
 pub mod plan;
+pub mod pubsub;
 mod redirect;
 mod routes;
 

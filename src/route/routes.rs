@@ -123,6 +123,16 @@ impl Routes {
             .map(|slot| slot as u16)
     }
 
+    /// All primaries, those without slots too.
+    pub fn primaries(&self) -> impl Iterator<Item = &NodeAddr> {
+        self.table.iter().flat_map(|table| &table.shards).map(|shard| &shard.addr)
+    }
+
+    /// Whether the node at `addr` is one of them.
+    pub fn is_primary(&self, addr: &NodeAddr) -> bool {
+        self.table.as_ref().is_some_and(|table| table.by_addr.contains_key(addr))
+    }
+
     /// Whether `slot` is being moved, as far as is known.
     pub fn is_open(&self, slot: u16) -> bool {
         self.open.contains_key(&slot) || self.table.as_ref().is_some_and(|table| table.open.contains(&slot))

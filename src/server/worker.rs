@@ -81,6 +81,8 @@ impl ClusterParts {
         });
         let worker = Worker::new(backend, topology, config, settings, control, shutdown, may_spin);
         spawn_local(worker.clone().keep());
+        spawn_local(worker.clone().keep_subscribed());
+        spawn_local(worker.clone().keep_monitored());
         spawn_local(worker.clone().relieve());
         spawn_local(worker.clone().answer_control(index));
         let spinner = worker.clone();

@@ -34,7 +34,7 @@ impl Planner<'_> {
 
     /// Notes a command that a task will answer.
     pub(super) fn errand(&mut self, spec: &'static Spec, slot: u16, len: usize) -> Errand {
-        let seq = self.wait_for_task(spec, slot, len);
+        let seq = self.expect(spec, slot, len);
         Errand { session: self.session.clone(), seq, spec, slot, protocol: self.protocol }
     }
 }

@@ -7,7 +7,6 @@ use tokio::task::spawn_local;
 
 use super::control::{Ask, Pause};
 use super::dispatch::Planner;
-use super::entry::{Pending, Progress};
 use super::local::quoting;
 use super::{Order, Session};
 use crate::command::{Clients, Spec};
@@ -85,9 +84,7 @@ impl Planner<'_> {
             Ask::List(filter) => filter.ids.clone(),
             _ => None,
         };
-        let (seq, started) = (self.state.next_seq(), self.now);
-        let (len, slot, link, earlier, silent, progress) = (0, 0, 0, 0, false, Progress::Asked);
-        self.state.push(Pending { started, spec: Some(spec), len, slot, link, earlier, silent, progress });
+        let seq = self.expect(spec, 0, 0);
         let (session, protocol, is_old_kill) = (self.session.clone(), self.protocol, args.len() == 3);
         spawn_local(async move {
             let control = session.worker.control.clone();

@@ -14,6 +14,7 @@ use super::slowlog::SlowLog;
 use super::{Order, Worker};
 use crate::command::{Flags, Spec};
 use crate::metrics::Closed;
+use crate::route::pubsub::Counts;
 
 /// Questions that wait for a worker. Each is of a client that waits for it, and is answered in the worker's next turn.
 const INBOX: usize = 64;
@@ -22,6 +23,8 @@ const INBOX: usize = 64;
 #[derive(Debug)]
 pub struct Control {
     inboxes: Vec<mpsc::Sender<Message>>,
+    /// What the clients of all workers are subscribed to.
+    pub(super) subscribed: Arc<Counts>,
     /// What took its clients long.
     pub(super) slowlog: SlowLog,
     /// What each worker takes when it starts.
@@ -80,7 +83,7 @@ impl Control {
     pub fn new(workers: usize) -> Arc<Self> {
         let (inboxes, receivers): (_, Vec<_>) = (0..workers).map(|_| mpsc::channel(INBOX)).unzip();
         let receivers = Mutex::new(receivers.into_iter().map(Some).collect());
-        Arc::new(Control { inboxes, slowlog: SlowLog::default(), receivers })
+        Arc::new(Control { inboxes, subscribed: Arc::default(), slowlog: SlowLog::default(), receivers })
     }
 
     /// Asks all workers; what they found, those that have ended left out.

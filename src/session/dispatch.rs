@@ -116,11 +116,10 @@ impl Planner<'_> {
         self.send(ticket, slot, keys, Source::Block(requests, earlier));
     }
 
-    /// Notes a command that a task will answer; its number.
-    pub(super) fn wait_for_task(&mut self, spec: &'static Spec, slot: u16, len: usize) -> u64 {
+    /// Notes a command that is answered once something else has happened; its number.
+    pub(super) fn expect(&mut self, spec: &'static Spec, slot: u16, len: usize) -> u64 {
         let seq = self.state.next_seq();
-        let (started, spec, len) = (self.now, Some(spec), len as u32);
-        let progress = Progress::Waiting;
+        let (started, spec, len, progress) = (self.now, Some(spec), len as u32, Progress::Elsewhere);
         self.state.push(Pending { started, spec, len, slot, link: 0, earlier: 0, silent: false, progress });
         seq
     }
@@ -213,7 +212,7 @@ impl Planner<'_> {
     }
 
     /// Sends a request to every shard.
-    pub(super) fn everywhere(&mut self, spec: &'static Spec, request: Source<'_>) {
+    pub(super) fn everywhere(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
         let slots = self.routes.shard_slots();
         if slots.is_empty() {
             // Nobody is known yet: it waits like any other command, and is spread when somebody is.
@@ -224,6 +223,10 @@ impl Planner<'_> {
         for slot in slots {
             self.part(seq, slot, 0, request);
         }
+        let Some(own) = self.own_part(spec, args) else { return };
+        let Some(part) = self.state.parts(seq).map(|gather| gather.add(0, 0)) else { return };
+        let metrics = &self.session.worker.backend.metrics;
+        self.state.complete(Ticket { seq, part }, Reply::Small(&own), self.now, metrics);
     }
 
     pub(super) fn gather(&mut self, spec: &'static Spec, len: usize, gather: Gather) -> u64 {

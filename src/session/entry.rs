@@ -33,8 +33,8 @@ pub(crate) enum Progress {
     Parts(Box<Gather>),
     /// The reply is there, but not that of an earlier command.
     Done(Bytes),
-    /// All workers of the process were asked.
-    Asked,
+    /// The proxy answers it once something else has happened.
+    Elsewhere,
     /// Instead of a reply the connection is closed here.
     Cut,
 }
@@ -54,14 +54,14 @@ impl Pending {
         match &self.progress {
             Progress::Waiting => true,
             Progress::Parts(gather) => gather.is_last(),
-            Progress::Asked | Progress::Done(_) | Progress::Cut => false,
+            Progress::Elsewhere | Progress::Done(_) | Progress::Cut => false,
         }
     }
 
     /// Bytes of replies that wait in it.
     pub(super) fn early(&self) -> usize {
         match &self.progress {
-            Progress::Waiting | Progress::Asked | Progress::Cut => 0,
+            Progress::Waiting | Progress::Elsewhere | Progress::Cut => 0,
             Progress::Parts(gather) => gather.bytes(),
             Progress::Done(reply) => reply.len(),
         }

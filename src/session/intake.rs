@@ -7,7 +7,7 @@ use super::input::{Input, Stop};
 use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
-use crate::command::{Barrier, CommandError, Flags, Local, Route, Spec, Transact, resolve};
+use crate::command::{Barrier, CommandError, Flags, Listen, Local, Route, Spec, Transact, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -278,6 +278,9 @@ impl Turn {
         if !client.authenticated && !spec.flags.has(Flags::NO_AUTH) {
             return planner.fail(spec, &ClientError::NoAuth);
         }
+        if planner.state.subscriptions.is_some() && planner.is_restricted(spec, route, args) {
+            return;
+        }
         if client.transaction.is_some() && !route.is_immediate() {
             return client.queue(spec, route, args, source.bytes(), planner);
         }
@@ -286,7 +289,7 @@ impl Turn {
             Route::Keyed => planner.keyed(spec, args, source),
             Route::BySlotNumber => planner.by_slot_number(spec, args, source),
             Route::Split => planner.split(spec, args, source),
-            Route::AllShards => planner.everywhere(spec, source),
+            Route::AllShards => planner.everywhere(spec, args, source),
             Route::AnyShard => planner.anywhere(spec, source),
             Route::Blocking => planner.blocking(spec, args, source),
             Route::Replicas => planner.replicas(spec, args, source),
@@ -304,10 +307,16 @@ impl Turn {
                         .error(Some(spec.id), client.failed.take().unwrap_or(ErrorKind::BadArgument));
                 }
                 planner.protocol = client.protocol;
+                if planner.state.subscriptions.is_some() {
+                    planner.changed(local == Local::Reset);
+                }
                 planner.answer(Some(spec), reply.into());
             }
             Route::Transaction(step) => client.transact(step, spec, args, source, planner),
             Route::Clients(what) => planner.ask_workers(spec, what, args),
+            Route::Listen(Listen::Subscribe(kind)) => planner.subscribe(kind, spec, args),
+            Route::Listen(Listen::Unsubscribe(kind)) => planner.unsubscribe(kind, spec, args),
+            Route::Listen(Listen::Monitor) => planner.monitor(spec),
             Route::Refused(reason) => {
                 planner
                     .fail(spec, &ClientError::Refused { command: spec.name.into(), reason: reason.into() });

@@ -17,15 +17,18 @@ mod input;
 mod intake;
 mod lanes;
 mod local;
+mod monitor;
 mod output;
 mod pending;
 mod pump;
+mod receivers;
 mod recover;
 mod relief;
 mod replies;
 mod round;
 mod slowlog;
 mod spin;
+mod subscribe;
 mod timeout;
 mod transaction;
 mod turn;
@@ -159,6 +162,12 @@ impl Session {
         if state.oldest().is_some_and(|started| now.saturating_sub(started) >= self.worker.slow_nanos) {
             self.note_slow(state, ticket, request, now);
         }
+        if self.worker.hub.receivers().any()
+            && let Some(reply) = self.in_clients(state, ticket, reply.bytes(), request)
+        {
+            return state.complete(ticket, Reply::Small(&reply), now, &backend.metrics)
+                || state.lanes.is_some();
+        }
         state.complete(ticket, reply, now, &backend.metrics) || state.lanes.is_some()
     }
 }
@@ -194,6 +203,7 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
     let (held, _) = session.state.borrow().held();
     worker.backend.metrics.abandoned.add(held as u64 + u64::from(waits));
     let mut state = session.state.borrow_mut();
+    session.end_subscriptions(&mut state);
     state.leave();
     worker.count_held(&mut state);
     worker.count_kept(&mut state, 0);

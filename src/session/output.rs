@@ -12,15 +12,23 @@ const COMPACTED: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     /// What goes first: large replies, and what was gathered in front of them.
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<Chunk>,
     /// Bytes in `chunks`.
     chunked: usize,
+    /// Those of them that others have too: their memory is not this client's.
+    shared: usize,
     /// How much of the first chunk has been written: its memory is kept until all of it is.
     spent: usize,
     /// What goes last.
     tail: Vec<u8>,
     /// How much of `tail` has been written; only when `chunks` is empty.
     written: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Bytes,
+    shared: bool,
 }
 
 impl Output {
@@ -36,17 +44,27 @@ impl Output {
             self.tail.extend_from_slice(&reply);
             return;
         }
+        self.add(reply, false);
+    }
+
+    /// Appends what others get too, without a copy.
+    pub(crate) fn share(&mut self, bytes: Bytes) {
+        self.add(bytes, true);
+    }
+
+    fn add(&mut self, bytes: Bytes, shared: bool) {
         if self.tail.len() > self.written {
             let mut gathered = Bytes::from(std::mem::take(&mut self.tail));
             gathered.advance(std::mem::take(&mut self.written));
             self.chunked += gathered.len();
-            self.chunks.push_back(gathered);
+            self.chunks.push_back(Chunk { bytes: gathered, shared: false });
         } else {
             self.tail.clear();
             self.written = 0;
         }
-        self.chunked += reply.len();
-        self.chunks.push_back(reply);
+        self.chunked += bytes.len();
+        self.shared += if shared { bytes.len() } else { 0 };
+        self.chunks.push_back(Chunk { bytes, shared });
     }
 
     /// Bytes to be written.
@@ -58,7 +76,12 @@ impl Output {
     /// Bytes of memory that it takes.
     #[inline]
     pub(crate) fn memory(&self) -> usize {
-        self.chunked + self.spent + self.tail.capacity()
+        self.chunked - self.shared + self.spent + self.tail.capacity()
+    }
+
+    /// Bytes that others have too, or had.
+    pub(crate) fn shared(&self) -> usize {
+        self.shared
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -74,7 +97,7 @@ impl Output {
     /// What to write next; the number of slices that were filled.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; 16]) -> usize {
         let mut count = 0;
-        let parts = self.chunks.iter().map(|chunk| &chunk[..]).chain(Some(&self.tail[self.written..]));
+        let parts = self.chunks.iter().map(|chunk| &chunk.bytes[..]).chain(Some(&self.tail[self.written..]));
         for (part, slice) in parts.filter(|part| !part.is_empty()).zip(slices.iter_mut()) {
             *slice = IoSlice::new(part);
             count += 1;
@@ -86,14 +109,18 @@ impl Output {
     #[inline]
     pub(crate) fn wrote(&mut self, mut count: usize) {
         while let Some(chunk) = self.chunks.front_mut() {
-            if count < chunk.len() {
-                chunk.advance(count);
-                self.chunked -= count;
-                self.spent += count;
+            let len = chunk.bytes.len();
+            let taken = count.min(len);
+            self.chunked -= taken;
+            if chunk.shared {
+                self.shared -= taken;
+            }
+            if count < len {
+                chunk.bytes.advance(count);
+                self.spent += if chunk.shared { 0 } else { count };
                 return;
             }
-            count -= chunk.len();
-            self.chunked -= chunk.len();
+            count -= len;
             self.spent = 0;
             self.chunks.pop_front();
         }

@@ -9,6 +9,7 @@ use super::gather::Gather;
 use super::lanes::Lanes;
 use super::output::Output;
 use super::replies::Replies;
+use super::subscribe::Subscriptions;
 use crate::backend::{Reply, Ticket};
 use crate::metrics::{Owner, WorkerMetrics};
 
@@ -57,6 +58,8 @@ pub(crate) struct State {
     pub(crate) cut: bool,
     /// It was idle when the worker looked last.
     pub(crate) idle_since_round: bool,
+    /// What it is subscribed to, if it is to anything.
+    pub(crate) subscriptions: Option<Box<Subscriptions>>,
     /// The client has gone: what still comes for it is dropped.
     pub(crate) gone: bool,
 }
@@ -99,12 +102,17 @@ impl State {
     /// Bytes of memory that go with the client's unread replies, if it has any.
     #[inline]
     pub(crate) fn freed(&self) -> usize {
-        if self.unread() == 0 { 0 } else { self.out.memory() + self.early }
+        if self.unread() == 0 { 0 } else { self.out.memory() + self.out.shared() + self.early }
     }
 
     /// When the first command was framed that has not been answered, by the worker's clock.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.queue.front().map(|pending| pending.started)
+    }
+
+    /// Whether the first command waits for something that is no reply to it, and takes its time.
+    pub(crate) fn waits_elsewhere(&self) -> bool {
+        self.queue.front().is_some_and(|pending| matches!(pending.progress, Progress::Elsewhere))
     }
 
     /// What of command `seq` waits for a reply: slot, ticket and link of each part.

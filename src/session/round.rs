@@ -92,6 +92,9 @@ impl Session {
     /// Why the client is to be closed, if it has left its replies lying for too long. A client whose replies all
     /// wait for a node's to an earlier command has nothing to read and is not to blame.
     fn overdue(&self, state: &mut State, now: u64) -> Option<Closed> {
+        if self.listens_too_slowly(state, now) {
+            return Some(Closed::PubsubOutput);
+        }
         let limits = &self.settings.limits;
         let reached = &self.worker.backend.metrics.reached;
         let (unread, waits) = (state.unread(), !state.out.is_empty());

@@ -13,14 +13,12 @@ impl Session {
     /// They are in the order of their framing, so the first one tells whether there are any.
     pub(super) fn time_out(&self, now: u64) {
         let Some(limit) = self.settings.limits.command_timeout else { return };
-        // It waits for as long as the client wants.
-        if self.is_on_errand() {
-            return;
-        }
         let mut state = self.state.borrow_mut();
         while let Some(started) = state.oldest()
             && u128::from(now.saturating_sub(started)) >= limit.as_nanos()
             && !state.cut
+            // Which is for as long as the client wants.
+            && !state.waits_elsewhere()
         {
             self.give_up_first(&mut state, now);
             self.wakeup.wake();

@@ -100,6 +100,7 @@ impl Transaction {
             Route::BySlotNumber => plan::slot_number(args).map(|slot| (slot, 0)),
             Route::AnyShard => None,
             Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
+            Route::Listen(_) => return Err(refused(CHANGES)),
             Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
             Route::AllShards | Route::Replicas => {
                 return Err(refused("it goes to several nodes, and a transaction to one"));

@@ -31,7 +31,7 @@ impl State {
                             lanes.on_way(slot, Ticket { seq, part }, link);
                         }
                     }
-                    Progress::Asked | Progress::Done(_) | Progress::Cut => {}
+                    Progress::Elsewhere | Progress::Done(_) | Progress::Cut => {}
                 }
             }
             lanes

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
@@ -18,6 +18,8 @@ use crate::backend::Backend;
 use crate::config::{ClusterConfig, SessionConfig};
 use crate::metrics::{Owner, Phase};
 use crate::route::Routes;
+use crate::route::monitor::Monitor;
+use crate::route::pubsub::Hub;
 use crate::topology::Shared;
 
 /// How often sessions and links are looked after, at least.
@@ -35,6 +37,10 @@ pub struct Worker {
     pub backend: Rc<Backend>,
     /// Its routing table.
     pub routes: RefCell<Routes>,
+    /// What its clients are subscribed to.
+    pub hub: Rc<Hub>,
+    /// What those are shown that monitor.
+    pub monitor: Rc<Monitor>,
     /// To ask for a refresh, also while the routes are being changed.
     pub topology: Arc<Shared>,
     /// The cluster's part of the configuration.
@@ -72,6 +78,8 @@ impl Worker {
         drain: CancellationToken,
         may_spin: bool,
     ) -> Rc<Self> {
+        let (hub, monitor) =
+            (Hub::new(backend.clone(), control.subscribed.clone()), Monitor::new(backend.clone()));
         let routes = RefCell::new(Routes::new(backend.clone(), topology.clone()));
         let (sessions, places, held_bytes) = (RefCell::default(), Cell::new(0), Cell::new(0));
         let (spin, held, shown) = (Spin::new(may_spin), Cell::default(), Cell::default());
@@ -81,6 +89,8 @@ impl Worker {
             spin,
             backend,
             routes,
+            hub,
+            monitor,
             topology,
             config,
             settings,
@@ -133,12 +143,36 @@ impl Worker {
             }
             let Some(snapshot) = self.topology.snapshot() else { continue };
             self.routes.borrow_mut().install(&snapshot);
+            self.hub.routes_changed();
+            self.monitor.routes_changed();
             // Also when nothing changed: somebody may wait for just that to be confirmed.
             self.each_session(|session| {
                 if session.state.borrow().lanes.is_some() {
                     session.wakeup.wake();
                 }
             });
+        }
+    }
+
+    /// Keeps its clients subscribed, for ever.
+    pub async fn keep_subscribed(self: Rc<Self>) {
+        loop {
+            let next = self.hub.tend(&mut self.routes.borrow_mut());
+            match next {
+                Some(next) => _ = timeout_at(next.into(), self.hub.wait()).await,
+                None => self.hub.wait().await,
+            }
+        }
+    }
+
+    /// Shows those who monitor what they want to see, for ever.
+    pub async fn keep_monitored(self: Rc<Self>) {
+        loop {
+            let next = self.monitor.tend(&mut self.routes.borrow_mut());
+            match next {
+                Some(next) => _ = timeout_at(next.into(), self.monitor.wait()).await,
+                None => self.monitor.wait().await,
+            }
         }
     }
 

@@ -1,0 +1,150 @@
+//! One topic: who is subscribed to it, and on which connections it is.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Subscriber;
+use super::handover::{Handover, Side};
+use crate::command::glob;
+use crate::net::NodeAddr;
+use crate::protocol::Topics;
+use crate::topology::slot_of;
+
+/// What the channels of keyspace notifications begin with. A node tells them only its own connections.
+const EVENTS: [&[u8]; 2] = [b"__keyspace@", b"__keyevent@"];
+
+/// Where a topic is subscribed, or is about to be.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) node: NodeAddr,
+    /// The number of the connection.
+    pub(super) line: u64,
+    /// The number of the command that subscribes.
+    pub(super) op: u64,
+    /// Whether the node has confirmed it.
+    pub(super) confirmed: bool,
+    pub(super) phase: Phase,
+}
+
+/// Whether a connection is there to stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Steady,
+    /// It takes over from one that leaves.
+    Arriving,
+    Leaving,
+}
+
+/// Who waits for a subscription, and for how long.
+pub(super) struct Waiting {
+    pub(super) subscriber: Rc<dyn Subscriber>,
+    pub(super) until: Instant,
+}
+
+/// One topic.
+pub(super) struct Entry {
+    pub(super) kind: Topics,
+    pub(super) name: Bytes,
+    pub(super) slot: u16,
+    /// Whether keyspace notifications may come on it: then it is subscribed at every primary.
+    pub(super) spread: bool,
+    pub(super) subscribers: HashMap<u64, Rc<dyn Subscriber>>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) sources: Vec<Source>,
+    /// The node whose plain messages count: every node has them.
+    pub(super) home: Option<NodeAddr>,
+    pub(super) handover: Option<Box<Handover>>,
+    /// Whether it is subscribed wherever it is to be.
+    pub(super) up: bool,
+    /// Nodes at which it could not be subscribed.
+    pub(super) unreachable: Vec<NodeAddr>,
+    /// The last thing that the cluster said against it.
+    pub(super) trouble: Option<Bytes>,
+    /// Since when messages may be missed.
+    pub(super) lost_since: Option<Instant>,
+}
+
+impl Entry {
+    pub(super) fn new(kind: Topics, name: Bytes) -> Self {
+        let spread = match kind {
+            Topics::Channels => is_event(&name),
+            Topics::Patterns => EVENTS.iter().any(|prefix| glob::may_begin(&name, prefix)),
+            Topics::Shards => false,
+        };
+        Entry {
+            kind,
+            slot: slot_of(&name),
+            name,
+            spread,
+            subscribers: HashMap::new(),
+            waiting: Vec::new(),
+            sources: Vec::new(),
+            home: None,
+            handover: None,
+            up: false,
+            unreachable: Vec::new(),
+            trouble: None,
+            lost_since: None,
+        }
+    }
+
+    /// Whether a message on `channel` that came on this connection is to be delivered now.
+    pub(super) fn accepts(&mut self, line: u64, channel: &[u8], frame: &[u8]) -> bool {
+        let Some(source) = self.sources.iter().find(|source| source.line == line) else { return false };
+        let event = self.spread && is_event(channel);
+        let Some(handover) = &mut self.handover else {
+            return event || self.kind == Topics::Shards || self.home.as_ref() == Some(&source.node);
+        };
+        let side = match (event, source.phase) {
+            (true, Phase::Steady) => return true,
+            (true, Phase::Arriving) => Side::New,
+            (true, Phase::Leaving) => Side::Old,
+            (false, _) if handover.from.is_none() => return self.home.as_ref() == Some(&source.node),
+            (false, _) if handover.to == source.node => Side::New,
+            (false, _) if handover.from.as_ref() == Some(&source.node) => Side::Old,
+            (false, _) => return false,
+        };
+        handover.take(side, frame, Instant::now())
+    }
+
+    pub(super) fn source_at(&self, node: &NodeAddr) -> Option<&Source> {
+        self.sources.iter().find(|source| source.node == *node)
+    }
+
+    /// Whether the node has confirmed it.
+    pub(super) fn is_at(&self, node: &NodeAddr) -> bool {
+        self.source_at(node).is_some_and(|source| source.confirmed)
+    }
+
+    pub(super) fn note_unreachable(&mut self, node: &NodeAddr) {
+        if !self.unreachable.contains(node) {
+            self.unreachable.push(node.clone());
+        }
+    }
+
+    /// Whether nobody wants it any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.subscribers.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Whether the loss of this connection, which it was subscribed on, means that messages are missed.
+    pub(super) fn needs(&self, lost: &Source) -> bool {
+        let is_home = self.home.as_ref() == Some(&lost.node);
+        match &self.handover {
+            _ if !lost.confirmed || !self.up => false,
+            Some(handover) if lost.phase == Phase::Arriving => is_home || self.spread && handover.is_cut(),
+            Some(handover) if lost.phase == Phase::Leaving || handover.from.as_ref() == Some(&lost.node) => {
+                !handover.is_safe()
+            }
+            _ => is_home || self.spread,
+        }
+    }
+}
+
+/// Whether a channel is one of keyspace notifications.
+fn is_event(channel: &[u8]) -> bool {
+    EVENTS.iter().any(|prefix| channel.starts_with(prefix))
+}

@@ -1,0 +1,184 @@
+//! A topic goes over from one connection to another while messages come: each is delivered once.
+//!
+//! For a while a topic is subscribed on both. The old connection's messages are delivered and remembered; the new
+//! one's are held, unless they are remembered. Half a second after the new one is confirmed the old one
+//! has no say any more: what is still held was never seen on it and is delivered, and what it delivered a moment ago
+//! is still dropped when it comes on the new one. Only then is the old one left. Messages are told apart by their
+//! bytes: of equal ones as many are delivered as were published.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::net::NodeAddr;
+
+/// How long both connections are listened to, and for how long after that late copies are dropped. From node to node
+/// the last messages before a pause take up to a tenth of a second, and the tables of publishers change within a few.
+pub(super) const OVERLAP: Duration = Duration::from_millis(500);
+/// So long what the old connection delivers is remembered before the new one is subscribed, which shows it late.
+const PRELUDE: Duration = Duration::from_millis(250);
+/// More than this is not held: the old connection is late.
+const MOST_HELD: usize = 1 << 20;
+
+/// Which connection a message came on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Old,
+    New,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The new connection is not confirmed yet. Since when only the old one is remembered.
+    Begun(Instant),
+    /// Both are, since then.
+    Both(Instant),
+    /// Only the new one counts, since then.
+    Over(Instant),
+}
+
+/// One topic's going over.
+#[derive(Debug)]
+pub(super) struct Handover {
+    /// Where plain messages come from afterwards.
+    pub(super) to: NodeAddr,
+    /// Where they came from before; `None` if that is the same.
+    pub(super) from: Option<NodeAddr>,
+    stage: Stage,
+    hasher: RandomState,
+    /// What the old connection delivered and the new one has not shown, the oldest first.
+    delivered: VecDeque<(Instant, u64)>,
+    /// What the new connection has shown and the old one has not.
+    held: VecDeque<(u64, Bytes)>,
+    held_bytes: usize,
+    /// The old connection has ended: there is nothing to wait for.
+    alone: bool,
+}
+
+impl Handover {
+    pub(super) fn new(from: Option<NodeAddr>, to: NodeAddr, now: Instant) -> Self {
+        Handover {
+            from: from.filter(|from| *from != to),
+            to,
+            stage: Stage::Begun(now),
+            hasher: RandomState::new(),
+            delivered: VecDeque::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            alone: false,
+        }
+    }
+
+    /// Takes a message; true if it is to be delivered now.
+    pub(super) fn take(&mut self, side: Side, frame: &[u8], now: Instant) -> bool {
+        let hash = self.hasher.hash_one(frame);
+        match (side, self.stage) {
+            (Side::Old, Stage::Over(_)) => false,
+            (Side::Old, _) => {
+                match self.held.iter().position(|(held, _)| *held == hash) {
+                    Some(at) => {
+                        self.held_bytes -= self.held.remove(at).map_or(0, |(_, frame)| frame.len());
+                    }
+                    None => self.delivered.push_back((now, hash)),
+                }
+                true
+            }
+            (Side::New, stage) => {
+                // The newest of equal ones: what is left over then is what was published before it all began.
+                if let Some(at) = self.delivered.iter().rposition(|(_, delivered)| *delivered == hash) {
+                    self.delivered.remove(at);
+                    return false;
+                }
+                if matches!(stage, Stage::Over(_)) {
+                    return true;
+                }
+                self.held_bytes += frame.len();
+                self.held.push_back((hash, Bytes::copy_from_slice(frame)));
+                false
+            }
+        }
+    }
+
+    /// Whether the new connection may be subscribed.
+    pub(super) fn may_ask(&self, now: Instant) -> bool {
+        !matches!(self.stage, Stage::Begun(since) if now < since + PRELUDE)
+    }
+
+    /// The new connection is confirmed.
+    pub(super) fn confirmed(&mut self, now: Instant) {
+        if matches!(self.stage, Stage::Begun(_)) {
+            self.stage = Stage::Both(now);
+        }
+    }
+
+    /// Whether the old connection may be left: then [`cut`](Self::cut) is to be called.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        match self.stage {
+            Stage::Both(since) => now >= since + OVERLAP || self.alone || self.held_bytes > MOST_HELD,
+            Stage::Begun(_) | Stage::Over(_) => false,
+        }
+    }
+
+    /// From now on only the new connection counts; what is to be delivered now.
+    pub(super) fn cut(&mut self, now: Instant) -> VecDeque<(u64, Bytes)> {
+        self.stage = Stage::Over(now);
+        // What the new connection has not shown for so long was published before it was subscribed.
+        self.delivered.retain(|(at, _)| now.duration_since(*at) < OVERLAP / 2);
+        self.held_bytes = 0;
+        std::mem::take(&mut self.held)
+    }
+
+    /// One of the connections has ended, which is no harm.
+    pub(super) fn lost(&mut self, node: &NodeAddr, now: Instant) {
+        if *node == self.to {
+            *self = Handover::new(self.from.take(), node.clone(), now);
+        } else {
+            self.alone = true;
+        }
+    }
+
+    /// Whether both connections are confirmed, so that the old one may be lost.
+    pub(super) fn is_safe(&self) -> bool {
+        !matches!(self.stage, Stage::Begun(_))
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(self.stage, Stage::Over(_))
+    }
+
+    /// Whether no late copy is waited for any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Over(since) if now >= since + OVERLAP)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Side::{New, Old};
+    use super::*;
+
+    #[test]
+    fn each_message_is_delivered_once_whichever_connection_shows_it_first() {
+        let start = Instant::now();
+        let mut handover = Handover::new(None, NodeAddr::new("b", 1), start);
+        // Before the new one was subscribed, so that it never shows it.
+        assert!(handover.take(Old, b"tick", start));
+        handover.confirmed(start);
+        let now = start + OVERLAP - Duration::from_millis(1);
+        assert!(handover.take(Old, b"1", now) && !handover.take(New, b"1", now));
+        assert!(!handover.take(New, b"2", now) && handover.take(Old, b"2", now));
+        assert!(handover.take(Old, b"3", now) && !handover.take(New, b"4", now));
+        assert!(!handover.take(New, b"5", now) && !handover.is_due(now));
+        let now = start + OVERLAP;
+        assert!(handover.is_due(now));
+        let held: Vec<Bytes> = handover.cut(now).into_iter().map(|(_, frame)| frame).collect();
+        assert_eq!(held, ["4", "5"]);
+        // Late copies on either side, and an equal one that is new.
+        assert!(!handover.take(Old, b"4", now) && !handover.take(New, b"3", now));
+        assert!(handover.take(New, b"3", now) && handover.take(New, b"tick", now));
+        assert!(!handover.is_over(now) && handover.is_over(now + OVERLAP));
+    }
+}

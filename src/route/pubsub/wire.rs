@@ -1,0 +1,94 @@
+//! One connection on which a node tells of topics: what comes is noted, or handed on if it is a message.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::{Hub, What};
+use crate::backend::{Link, Listener, Loss, Receiver, Reply, Request, Ticket};
+use crate::net::NodeAddr;
+use crate::protocol::{Push, Said, Topics};
+
+/// What happened on a connection.
+pub(super) enum Event {
+    /// A node has answered a command.
+    Answered { op: u64, error: Option<Bytes> },
+    /// It never will.
+    Unanswered { op: u64 },
+    /// A node has ended a subscription by itself: the shard has lost the channel's slot.
+    Dropped { line: u64, name: Bytes },
+    /// A connection has ended.
+    Ended { line: u64, node: NodeAddr },
+}
+
+/// A connection.
+pub(super) struct Line {
+    pub(super) id: u64,
+    pub(super) link: Rc<Link>,
+    pub(super) wire: Rc<Wire>,
+}
+
+/// What the link of a connection knows of it.
+pub(super) struct Wire {
+    pub(super) hub: Rc<Hub>,
+    pub(super) node: NodeAddr,
+    pub(super) line: u64,
+}
+
+impl Wire {
+    fn note(&self, event: Event) {
+        self.hub.events.borrow_mut().push(event);
+        self.hub.notify.notify_one();
+    }
+
+    /// Whether this is what the command was to bring about.
+    fn is_answer(&self, push: &Push<'_>, asked: Option<Ticket>) -> bool {
+        let state = self.hub.state.borrow();
+        let op = asked.and_then(|ticket| state.ops.get(&ticket.seq));
+        op.is_some_and(|op| {
+            let subscribes = matches!(op.what, What::Subscribe);
+            op.kind == push.kind && op.name == push.topic && subscribes == (push.said == Said::Subscribed)
+        })
+    }
+}
+
+impl Listener for Wire {
+    fn hear(&self, frame: &Reply<'_>, asked: Option<Ticket>) -> bool {
+        let frame = frame.bytes();
+        let Some(push) = Push::parse(frame) else { return frame.first() != Some(&b'>') };
+        if push.said == Said::Message {
+            self.hub.message(self.line, &push, frame);
+            return false;
+        }
+        if self.is_answer(&push, asked) {
+            return true;
+        }
+        if (push.said, push.kind) == (Said::Unsubscribed, Topics::Shards) {
+            self.note(Event::Dropped { line: self.line, name: Bytes::copy_from_slice(push.topic) });
+        }
+        false
+    }
+
+    fn pause(&self) {
+        let mut state = self.hub.state.borrow_mut();
+        let super::State { topics, batch, .. } = &mut *state;
+        self.hub.hand_out(topics, batch);
+    }
+
+    fn ended(&self) {
+        self.note(Event::Ended { line: self.line, node: self.node.clone() });
+    }
+}
+
+impl Receiver for Wire {
+    fn reply(&self, ticket: Ticket, reply: Reply<'_>, _: Request<'_>) {
+        let is_error = reply.bytes().first() == Some(&b'-');
+        let error = is_error.then(|| reply.into_bytes());
+        self.note(Event::Answered { op: ticket.seq, error });
+    }
+
+    fn lost(&self, ticket: Ticket, _: &Loss, _: &[u8]) -> bool {
+        self.note(Event::Unanswered { op: ticket.seq });
+        false
+    }
+}

@@ -1,0 +1,480 @@
+//! Channels and patterns: as on one server, whatever becomes of the nodes.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{ErrorKind, Read};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{Client, PlainServer, Proxy, SOON, TestCluster, Value, encode, eventually};
+
+/// What a server says of it within this time is all of it.
+const QUIET: Duration = Duration::from_millis(60);
+
+/// Everything that comes until nothing does for a while.
+fn drain(client: &mut Client) -> Vec<u8> {
+    client.patience(QUIET);
+    let (mut got, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        match client.stream().read(&mut chunk) {
+            Ok(0) => return [&got[..], b"(closed)"].concat(),
+            Ok(n) => got.extend_from_slice(&chunk[..n]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return got,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// As many bytes, and then as many as there are.
+fn read_as_much(client: &mut Client, expected: &[u8]) -> Vec<u8> {
+    client.patience(SOON);
+    let (mut got, mut chunk) = (Vec::new(), [0; 4096]);
+    while got.len() < expected.len() {
+        match client.stream().read(&mut chunk) {
+            Ok(0) => return [&got[..], b"(closed)"].concat(),
+            Ok(n) => got.extend_from_slice(&chunk[..n]),
+            Err(error) => return [&got[..], format!("({error})").as_bytes()].concat(),
+        }
+    }
+    got
+}
+
+/// Clients of both sides, by their numbers, do the same and must see the same.
+struct Both {
+    server: Vec<Client>,
+    proxy: Vec<Client>,
+}
+
+impl Both {
+    fn connect(server: &PlainServer, proxy: &Proxy, clients: usize, hello: &str) -> Self {
+        let say_hello = |mut client: Client| {
+            assert!(!client.cmd(&["HELLO", hello]).is_error());
+            client
+        };
+        Both {
+            server: (0..clients).map(|_| say_hello(Client::connect(server.addr()))).collect(),
+            proxy: (0..clients).map(|_| say_hello(proxy.connect())).collect(),
+        }
+    }
+
+    #[track_caller]
+    fn step(&mut self, who: usize, line: &str) {
+        let bytes = format!("{line}\r\n");
+        self.server[who].send_raw(&bytes);
+        self.proxy[who].send_raw(&bytes);
+        for (i, (server, proxy)) in self.server.iter_mut().zip(&mut self.proxy).enumerate() {
+            let expected = drain(server);
+            let got = read_as_much(proxy, &expected);
+            let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
+            assert_eq!(show(&got), show(&expected), "client {i} after {who}: {line}");
+        }
+    }
+
+    fn end(mut self) {
+        for proxy in &mut self.proxy {
+            proxy.expect_silence(QUIET);
+        }
+    }
+}
+
+fn setting() -> (TestCluster, Proxy, PlainServer) {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
+    (cluster, proxy, PlainServer::start(&[]))
+}
+
+/// Who does what.
+const SEQUENCE: &[(usize, &str)] = &[
+    (0, "UNSUBSCRIBE"),
+    (0, "PUNSUBSCRIBE"),
+    (0, "SUNSUBSCRIBE"),
+    (0, "UNSUBSCRIBE a b"),
+    (0, "PUNSUBSCRIBE x"),
+    (0, "SUNSUBSCRIBE a"),
+    (0, "GET nothing"),
+    (0, "SUBSCRIBE"),
+    (0, "SUBSCRIBE a a"),
+    (0, "SUBSCRIBE a"),
+    (1, "PUBLISH a one"),
+    (0, "SUBSCRIBE b c d"),
+    (0, "PSUBSCRIBE p* [a-b]"),
+    (1, "PUBLISH a two"),
+    (1, "PUBLISH pa three"),
+    (1, "PUBLISH nobody x"),
+    (0, "SSUBSCRIBE a s"),
+    (1, "SPUBLISH a four"),
+    (1, "SPUBLISH b nobody"),
+    (0, "PING"),
+    (0, "PING x"),
+    (0, "PING a b"),
+    (0, "GET"),
+    (0, "FOO bar"),
+    (2, "SUBSCRIBE a"),
+    (2, "PSUBSCRIBE *"),
+    (1, "PUBLISH a five"),
+    (1, "PUBSUB NUMSUB a b nobody"),
+    (1, "PUBSUB NUMSUB"),
+    (1, "PUBSUB NUMPAT"),
+    (1, "PUBSUB CHANNELS c*"),
+    (1, "PUBSUB CHANNELS nobody*"),
+    (1, "PUBSUB SHARDCHANNELS s"),
+    (1, "PUBSUB SHARDNUMSUB a s x"),
+    (0, "UNSUBSCRIBE a"),
+    (1, "PUBLISH a six"),
+    (1, "PUBSUB NUMSUB a"),
+    (2, "UNSUBSCRIBE a"),
+    (1, "PUBSUB NUMSUB a"),
+    (1, "PUBLISH a seven"),
+    (2, "PUNSUBSCRIBE *"),
+    (2, "GET nothing"),
+    (1, "PUBSUB NUMPAT"),
+    (0, "UNSUBSCRIBE b x c"),
+    (0, "PUNSUBSCRIBE p*"),
+    (0, "PUNSUBSCRIBE [a-b]"),
+    (0, "UNSUBSCRIBE"),
+    (0, "SUNSUBSCRIBE a"),
+    (0, "SUNSUBSCRIBE"),
+    (0, "GET nothing"),
+    (1, "PUBSUB NUMPAT"),
+    (1, "PUBLISH a nobody"),
+    (1, "PUBSUB CHANNELS"),
+    (2, "SUBSCRIBE a"),
+    (2, "RESET"),
+    (2, "GET nothing"),
+    (1, "PUBLISH a nobody"),
+    (2, "SUBSCRIBE a"),
+    (2, "QUIT"),
+    (1, "PUBSUB NUMSUB a"),
+];
+
+#[test]
+fn subscribers_see_what_a_server_would_tell_them() {
+    let (_cluster, proxy, server) = setting();
+    for hello in ["2", "3"] {
+        let mut both = Both::connect(&server, &proxy, 3, hello);
+        SEQUENCE.iter().for_each(|(who, line)| both.step(*who, line));
+        both.server.pop();
+        both.proxy.pop();
+        both.end();
+    }
+}
+
+#[test]
+fn a_resp2_subscriber_may_do_little_else() {
+    let (_cluster, proxy, server) = setting();
+    let mut both = Both::connect(&server, &proxy, 1, "2");
+    both.step(0, "SUBSCRIBE a");
+    for line in [
+        "GET x",
+        "PUBLISH a x",
+        "SPUBLISH a x",
+        "MULTI",
+        "HELLO 3",
+        "HELLO",
+        "CLIENT ID",
+        "CLIENT REPLY OFF",
+        "PUBSUB NUMSUB a",
+        "CONFIG GET x",
+        "AUTH x",
+        "SELECT 0",
+        "ECHO x",
+        "PING",
+        "SET a b\r\nPING\r\nPUBLISH a b\r\nUNSUBSCRIBE a\r\nGET a\r\nSUBSCRIBE b\r\nGET b",
+        "SUNSUBSCRIBE",
+        "UNSUBSCRIBE",
+        "ECHO x",
+    ] {
+        both.step(0, line);
+    }
+    both.end();
+}
+
+#[test]
+fn a_resp3_subscriber_goes_on_as_ever() {
+    let (_cluster, proxy, server) = setting();
+    let mut both = Both::connect(&server, &proxy, 2, "3");
+    for (who, line) in [
+        (0, "SUBSCRIBE a"),
+        (0, "SET k v"),
+        (0, "GET k"),
+        (0, "PING"),
+        (0, "MULTI"),
+        (0, "GET k"),
+        (1, "PUBLISH a x"),
+        (0, "EXEC"),
+        (0, "HELLO 2 SETNAME x y"),
+        (1, "PUBLISH a y"),
+        (0, "GET k"),
+    ] {
+        both.step(who, line);
+    }
+    both.end();
+}
+
+#[test]
+fn what_ends_a_connection_ends_its_subscriptions() {
+    let (cluster, proxy, _server) = setting();
+    let mut admin = proxy.connect();
+    let mut nodes: Vec<Client> = (0..3).map(|i| cluster.client(i)).collect();
+    let mut numsub = || admin.cmd(&["PUBSUB", "NUMSUB", "a"]).items()[1].int();
+    let mut subscriber = proxy.connect();
+    subscriber.cmd(&["SUBSCRIBE", "a"]);
+    let mut other = proxy.connect();
+    other.cmd(&["SUBSCRIBE", "a"]);
+    assert_eq!(numsub(), 2);
+    drop(subscriber);
+    eventually(SOON, || numsub() == 1);
+    other.reset();
+    eventually(SOON, || numsub() == 0);
+    eventually(SOON, || {
+        nodes.iter_mut().all(|node| node.cmd(&["PUBSUB", "CHANNELS"]) == Value::Array(Vec::new()))
+    });
+}
+
+#[test]
+fn many_topics_at_once_are_confirmed_in_order() {
+    let (_cluster, proxy, _server) = setting();
+    let mut client = proxy.connect();
+    let names: Vec<String> = (0..3000).map(|i| format!("channel:{i}")).collect();
+    let words = |word: &str| [vec![word.to_owned()], names.clone()].concat();
+    client.send(&words("SUBSCRIBE"));
+    for (i, name) in names.iter().enumerate() {
+        let expected = [Value::bulk("subscribe"), Value::bulk(name), Value::Int(i as i64 + 1)];
+        assert_eq!(client.read_value(), Value::Array(expected.to_vec()));
+    }
+    let mut publisher = proxy.connect();
+    let publish: Vec<[&str; 3]> = names.iter().map(|name| ["PUBLISH", name.as_str(), "x"]).collect();
+    assert_eq!(publisher.pipeline(&publish), vec![Value::Int(1); names.len()]);
+    let mut got: Vec<String> = (0..names.len()).map(|_| client.read_value().items()[1].text()).collect();
+    got.sort();
+    let mut all = names.clone();
+    all.sort();
+    assert_eq!(got, all);
+    client.send(&["UNSUBSCRIBE"]);
+    let mut left: Vec<String> = (0..names.len()).map(|_| client.read_value().items()[1].text()).collect();
+    left.sort();
+    assert_eq!(left, all);
+    assert_eq!(client.cmd(&["ECHO", "x"]), Value::bulk("x"));
+}
+
+/// Publishes numbers until it is told to stop; how many.
+fn numbers(proxy: &Proxy, channel: &str, stop: &AtomicBool) -> usize {
+    let mut publisher = proxy.connect();
+    let mut count = 0;
+    while !stop.load(Relaxed) {
+        publisher.send_raw(encode(&["PUBLISH", channel, &count.to_string()]));
+        assert!(matches!(publisher.read_value(), Value::Int(_)));
+        count += 1;
+        if count % 8 == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    count
+}
+
+/// Reads the numbers below `count`, each once. Those of a channel are in order; between two nodes a pattern's may
+/// overtake each other while their publisher changes the node.
+#[track_caller]
+fn read_numbers(client: &mut Client, count: usize, in_order: bool) {
+    let mut got = Vec::with_capacity(count);
+    for _ in 0..count {
+        got.push(client.read_value().items().last().unwrap().text().parse::<usize>().unwrap());
+    }
+    client.expect_silence(QUIET);
+    if !in_order {
+        got.sort_unstable();
+    }
+    let wrong = got.iter().enumerate().position(|(i, number)| i != *number);
+    let around = |at: usize| &got[at.saturating_sub(5)..count.min(at + 20)];
+    assert!(wrong.is_none(), "… {:?} … of {count}", around(wrong.unwrap()));
+}
+
+/// Does the work while numbers are published; all subscribers get each once.
+fn under_numbers(proxy: &Proxy, channel: &str, subscriptions: &[[&str; 2]], work: impl FnOnce() + Send) {
+    let mut subscribers: Vec<Client> = Vec::new();
+    for words in subscriptions {
+        let mut client = proxy.connect();
+        client.cmd(words);
+        subscribers.push(client);
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let numbers = scope.spawn(|| numbers(proxy, channel, &stop));
+        let worker = scope.spawn(work);
+        let done = worker.join();
+        stop.store(true, Relaxed);
+        let count = numbers.join().unwrap();
+        done.unwrap();
+        assert!(count > 100, "{count} messages");
+        for (client, words) in subscribers.iter_mut().zip(subscriptions) {
+            read_numbers(client, count, words[0] == "SUBSCRIBE");
+        }
+    });
+}
+
+#[test]
+fn no_message_is_lost_or_doubled_while_slots_move() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
+    let slot = support::slot_of("news");
+    let key = support::key(slot, "k");
+    let mut client = proxy.connect();
+    under_numbers(
+        &proxy,
+        "news",
+        &[["SUBSCRIBE", "news"], ["PSUBSCRIBE", "n*"], ["PSUBSCRIBE", "*"]],
+        || {
+            let mut at = cluster.owner_of(slot);
+            for _ in 0..6 {
+                let to = (at + 1) % 3;
+                cluster.migrate_slot(slot, at, to);
+                // Lets the proxy see that it moved.
+                assert_eq!(client.cmd(&["SET", &key, "v"]), Value::ok());
+                let mut node = cluster.client(to);
+                eventually(SOON, || node.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int() == 1);
+                let mut old = cluster.client(at);
+                eventually(SOON, || old.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int() == 0);
+                at = to;
+            }
+        },
+    );
+}
+
+#[test]
+fn no_message_is_lost_or_doubled_in_a_planned_failover() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
+    let slot = support::slot_of("news");
+    let key = support::key(slot, "k");
+    let mut client = proxy.connect();
+    under_numbers(
+        &proxy,
+        "news",
+        &[["SUBSCRIBE", "news"], ["PSUBSCRIBE", "n*"], ["PSUBSCRIBE", "*"]],
+        || {
+            for _ in 0..2 {
+                let primary = cluster.owner_of(slot);
+                let replica = (primary + 3) % 6;
+                cluster.failover(replica);
+                assert_eq!(client.cmd(&["SET", &key, "v"]), Value::ok());
+                let mut node = cluster.client(replica);
+                eventually(SOON, || node.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int() == 1);
+                let mut old = cluster.client(primary);
+                eventually(SOON, || old.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int() == 0);
+                // Only a replica that has caught up may take over.
+                cluster.agree();
+                eventually(SOON, || {
+                    cluster.ask(primary, &["INFO", "replication"]).contains("master_link_status:up")
+                });
+            }
+        },
+    );
+}
+
+#[test]
+fn shard_channels_follow_their_slot_in_silence() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
+    let slot = support::slot_of("news");
+    let (mut subscriber, mut publisher) = (proxy.connect(), proxy.connect());
+    subscriber.cmd(&["SSUBSCRIBE", "news"]);
+    let mut at = cluster.owner_of(slot);
+    for round in 0..4 {
+        let to = (at + 1) % 3;
+        cluster.migrate_slot(slot, at, to);
+        let mut node = cluster.client(to);
+        eventually(SOON, || {
+            publisher.cmd(&["SPUBLISH", "other{news}", "x"]);
+            node.cmd(&["PUBSUB", "SHARDNUMSUB", "news"]).items()[1].int() == 1
+        });
+        let text = round.to_string();
+        assert_eq!(publisher.cmd(&["SPUBLISH", "news", &text]), Value::Int(1));
+        assert_eq!(subscriber.read_value(), Value::bulks(&["smessage", "news", &text]));
+        at = to;
+    }
+}
+
+/// A cluster whose nodes fail over soon, and a proxy in front of it.
+fn failing(args: &[&str]) -> (TestCluster, Proxy) {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(args).start();
+    (cluster, proxy)
+}
+
+#[test]
+fn a_subscriber_that_may_have_missed_something_is_closed() {
+    let (cluster, proxy) = failing(&[]);
+    let home = cluster.owner_of(support::slot_of("news"));
+    let other =
+        (0..1000).map(|i| format!("c{i}")).find(|name| cluster.owner_of(support::slot_of(name)) != home);
+    let other = other.unwrap();
+    let (mut lost, mut kept) = (proxy.connect(), proxy.connect());
+    lost.cmd(&["SUBSCRIBE", "news"]);
+    kept.cmd(&["SUBSCRIBE", &other]);
+    cluster.kill9(home);
+    assert_eq!(lost.read_to_end_raw(), b"");
+    assert_eq!(proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_gap\"}"), 1.0);
+    proxy.connect().cmd(&["PUBLISH", &other, "x"]);
+    assert_eq!(kept.read_value(), Value::bulks(&["message", &other, "x"]));
+    // A new one is subscribed as soon as there is a primary.
+    let mut again = proxy.connect();
+    assert_eq!(again.cmd(&["SUBSCRIBE", "news"]).items()[0], Value::bulk("subscribe"));
+    assert_eq!(proxy.connect().cmd(&["PUBLISH", "news", "x"]), Value::Int(1));
+    assert_eq!(again.read_value(), Value::bulks(&["message", "news", "x"]));
+}
+
+#[test]
+fn a_subscriber_is_subscribed_again_in_silence_if_wanted() {
+    let (cluster, proxy) = failing(&["--pubsub-gap", "resubscribe"]);
+    let home = cluster.owner_of(support::slot_of("news"));
+    let mut subscriber = proxy.connect();
+    for words in [["SUBSCRIBE", "news"], ["PSUBSCRIBE", "n*"], ["SSUBSCRIBE", "news"]] {
+        subscriber.cmd(&words);
+    }
+    cluster.kill9(home);
+    let mut publisher = proxy.connect();
+    eventually(SOON, || publisher.cmd(&["PUBLISH", "news", "x"]).int() >= 2);
+    eventually(SOON, || publisher.cmd(&["SPUBLISH", "news", "y"]).int() == 1);
+    let deadline = Instant::now() + SOON;
+    let (mut seen, mut shard) = (0, false);
+    while Instant::now() < deadline && !(seen >= 2 && shard) {
+        let message = subscriber.read_value();
+        match message.items()[0].text().as_str() {
+            "smessage" => shard = true,
+            "message" | "pmessage" => seen += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(seen >= 2 && shard);
+}
+
+/// Publishes until a subscriber that reads nothing is closed, while another one reads all.
+fn drown(args: &[&str]) {
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(args).start();
+    let (mut slow, mut quick, mut publisher) = (proxy.connect(), proxy.connect(), proxy.connect());
+    for client in [&mut slow, &mut quick] {
+        client.cmd(&["SUBSCRIBE", "news"]);
+    }
+    let text = "x".repeat(100_000);
+    let closed = || proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_output\"}");
+    eventually(SOON, || {
+        assert!(publisher.cmd(&["PUBLISH", "news", &text]).int() >= 1);
+        assert_eq!(quick.read_value(), Value::bulks(&["message", "news", &text]));
+        closed() == 1.0
+    });
+    // What it has not read yet is cut short.
+    let got = slow.read_to_end_raw();
+    assert!(!got.is_empty());
+    eventually(SOON, || publisher.cmd(&["PUBLISH", "news", "last"]) == Value::Int(1));
+    assert_eq!(proxy.metric("slotmux_clients"), 2.0);
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_closed_as_a_server_does_it() {
+    drown(&["--pubsub-output-hard", "1MiB"]);
+    drown(&["--pubsub-output-soft", "64KiB", "--pubsub-output-grace", "300ms"]);
+}
