@@ -95,7 +95,7 @@ fn is_closed(client: &mut Client) -> bool {
 fn a_client_beyond_output_hard_that_takes_nothing_is_closed_and_a_slow_one_is_not() {
     const VALUE: usize = 4 * MB;
     let cluster = with_value(VALUE);
-    let proxy = proxy(&cluster.seeds(), &["--output-hard", "1MiB", "--output-grace", "400ms"]);
+    let proxy = proxy(&cluster.seeds(), &["--output-hard", "1MiB", "--output-grace", "1s"]);
     let (mut deaf, mut slow, mut other) = (proxy.connect(), proxy.connect(), proxy.connect());
     let gets = vec![["GET", "big"]; 8];
     for client in [&deaf, &slow] {
@@ -103,7 +103,7 @@ fn a_client_beyond_output_hard_that_takes_nothing_is_closed_and_a_slow_one_is_no
         stream.write_all(&gets.iter().flat_map(|get| encode(get)).collect::<Vec<u8>>()).unwrap();
     }
     let (begun, mut got) = (Instant::now(), 0);
-    while closed(&proxy, "output_hard") == 0.0 || begun.elapsed() < Duration::from_millis(1500) {
+    while closed(&proxy, "output_hard") == 0.0 || begun.elapsed() < Duration::from_millis(2500) {
         got += slow.read_exact_raw(64 * 1024).len();
         assert_eq!(other.cmd(&["SET", "k", "v"]), Value::ok());
         // Slowly, so that there is always something left to take.
