@@ -119,6 +119,11 @@ impl Session {
         }
         let is_block = !request.earlier().is_empty();
         let mut args = if is_block { vec![spec.name.as_bytes().to_vec()] } else { cut(request.bytes()) };
+        // There may be passwords among them.
+        if spec.flags.has(Flags::ADMIN) {
+            let name = spec.name.split(' ').count();
+            args.iter_mut().skip(name).for_each(|arg| *arg = b"(redacted)".to_vec());
+        }
         // Where a server says what it cut off, for that clients know the entry's layout.
         let on_node = request.on_node(now).min(took) / 1000;
         args.push(format!("... ({on_node} us on {})", request.link().addr()).into_bytes());
