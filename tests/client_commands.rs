@@ -296,6 +296,36 @@ fn a_pause_of_all_ends_by_itself() {
 }
 
 #[test]
+fn clients_that_wait_are_shown_unblocked_and_killed_whatever_their_worker() {
+    let mut setup = Setup::start();
+    for known in &mut setup.clients[1..4] {
+        known.client.send(&["BLPOP", "queue", "0"]);
+    }
+    let blocked = |setup: &mut Setup| -> Vec<String> {
+        let listed = lines(&setup.ask(0, &["CLIENT", "LIST"]));
+        let waits = |line: &&BTreeMap<String, String>| line["flags"] == "b" && line["cmd"] == "blpop";
+        listed.iter().filter(waits).map(|line| line["name"].clone()).collect()
+    };
+    eventually(SOON, || blocked(&mut setup) == ["client-1", "client-2", "client-3"]);
+    let [one, two, three, four] = [1, 2, 3, 4].map(|at| setup.id(at));
+    // Just before it is at the node nothing could end its wait there.
+    eventually(SOON, || setup.ask(0, &["CLIENT", "UNBLOCK", &one]).int() == 1);
+    assert_eq!(setup.clients[1].client.read_value(), Value::NullArray);
+    eventually(SOON, || setup.ask(5, &["CLIENT", "UNBLOCK", &two, "ERROR"]).int() == 1);
+    let error = setup.clients[2].client.read_value();
+    assert!(error.text().starts_with("UNBLOCKED client unblocked via CLIENT UNBLOCK"), "{error:?}");
+    assert_eq!(setup.ask(0, &["CLIENT", "UNBLOCK", &four]).int(), 0);
+    assert_eq!(setup.ask(0, &["CLIENT", "KILL", "ID", &three]).int(), 1);
+    has_ended(&mut setup.clients[3].client);
+    eventually(SOON, || setup.proxy.metric("slotmux_clients") == 5.0);
+    // Nobody takes it: the node has seen that the last one left.
+    eventually(SOON, || {
+        setup.ask(0, &["RPUSH", "queue", "x"]);
+        setup.ask(0, &["LPOP", "queue"]) == Value::bulk("x")
+    });
+}
+
+#[test]
 fn clients_of_another_cluster_are_nobodys_business() {
     let clusters = [TestCluster::primaries(1), TestCluster::primaries(1)];
     let folder = tempfile::tempdir().unwrap();

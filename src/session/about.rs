@@ -83,8 +83,13 @@ impl About {
     }
 
     /// As a server's letters, as far as they mean something here.
-    fn flags(&self) -> String {
-        let letters = [('P', self.subscribes()), ('x', self.multi.get() >= 0), ('e', self.no_evict.get())];
+    fn flags(&self, blocked: bool) -> String {
+        let letters = [
+            ('P', self.subscribes()),
+            ('x', self.multi.get() >= 0),
+            ('b', blocked),
+            ('e', self.no_evict.get()),
+        ];
         let flags: String = letters.iter().filter(|(_, is)| *is).map(|(letter, _)| letter).collect();
         if flags.is_empty() { "N".to_owned() } else { flags }
     }
@@ -108,7 +113,7 @@ impl Session {
         out.extend_from_slice(&about.name.borrow());
         line.clear();
         let [sub, psub, ssub] = about.subscriptions.get();
-        let (age, flags, multi) = (about.age(now), about.flags(), about.multi.get());
+        let (age, flags, multi) = (about.age(now), about.flags(self.is_blocked()), about.multi.get());
         let (input, output) = (state.kept_told.input, state.unread());
         let memory = input + state.out.memory() + state.early;
         let events = if state.out.is_empty() { "r" } else { "rw" };

@@ -67,6 +67,7 @@ impl Session {
 
 impl Planner<'_> {
     /// Asks all workers, or says what is wrong. The reply comes when all have answered; nothing is planned until then.
+    #[cold]
     pub(super) fn ask_workers(&mut self, spec: &'static Spec, what: Clients, args: &Args<'_>) {
         let parsed = match what {
             Clients::Kill => kill(args, self.session.id),

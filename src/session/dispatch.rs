@@ -76,6 +76,7 @@ impl Planner<'_> {
     }
 
     /// Sends a request to the owner of the slot whose number is argument 2; what is none gets a server's error.
+    #[cold]
     pub(super) fn by_slot_number(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
         match plan::slot_number(args) {
             Some(slot) => self.one(spec, slot, 0, request),

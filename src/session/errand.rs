@@ -76,6 +76,11 @@ impl Session {
         self.errand.borrow().as_ref().is_some_and(|task| !task.is_finished())
     }
 
+    /// Whether it waits for other clients, or in line to do so.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.in_line.get() || self.blocked.borrow().is_some()
+    }
+
     /// Calls back what waits at the source of a slot that is being moved: what it waits for may be put at the target.
     pub(super) fn look_after_wait(&self) {
         let blocked = self.blocked.borrow();

@@ -1,6 +1,5 @@
 //! From bytes that were read to planned commands: frames them, looks each up, and lets it go or wait.
 
-use super::Worker;
 use super::control::Pause;
 use super::dispatch::{Planner, Source};
 use super::input::{Input, Stop};
@@ -191,7 +190,7 @@ impl Turn {
             (None, None) => Source::Slice(&input.bytes()[..framed.len]),
         };
         let args = self.framer.args(source.bytes());
-        Self::go(&mut self.client, &mut self.closing, spec, route, &args, source, planner, &self.worker);
+        Self::go(&mut self.client, &mut self.closing, spec, route, &args, source, planner);
         if barrier == Barrier::Full {
             self.barrier = planner.state.next_seq();
         }
@@ -273,7 +272,6 @@ impl Turn {
         args: &Args<'_>,
         source: Source<'_>,
         planner: &mut Planner<'_>,
-        worker: &Worker,
     ) {
         if !client.authenticated && !spec.flags.has(Flags::NO_AUTH) {
             return planner.fail(spec, &ClientError::NoAuth);
@@ -295,22 +293,7 @@ impl Turn {
             Route::Replicas => planner.replicas(spec, args, source),
             Route::Local(local) => {
                 *closing |= local == Local::Quit;
-                if local == Local::Reset {
-                    planner.session.watch.take();
-                }
-                let mut reply = Vec::new();
-                client.answer(local, args, planner, &mut reply);
-                if reply.first() == Some(&b'-') {
-                    worker
-                        .backend
-                        .metrics
-                        .error(Some(spec.id), client.failed.take().unwrap_or(ErrorKind::BadArgument));
-                }
-                planner.protocol = client.protocol;
-                if planner.state.subscriptions.is_some() {
-                    planner.changed(local == Local::Reset);
-                }
-                planner.answer(Some(spec), reply.into());
+                client.answer_alone(local, spec, args, planner);
             }
             Route::Transaction(step) => client.transact(step, spec, args, source, planner),
             Route::Clients(what) => planner.ask_workers(spec, what, args),

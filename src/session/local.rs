@@ -6,7 +6,7 @@ use super::about::{BAD_NAME, is_name, is_switch, set_info, tracking};
 use super::dispatch::Planner;
 use super::transaction::Transaction;
 use super::{Session, Worker};
-use crate::command::{Local, repeat, reply};
+use crate::command::{Local, Spec, repeat, reply};
 use crate::config::SessionConfig;
 use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, Protocol, write};
@@ -39,6 +39,28 @@ impl Client {
     /// Whether no password is asked for.
     fn is_open(&self) -> bool {
         self.settings.passwords.is_empty()
+    }
+
+    /// Answers a request that is no part of a transaction.
+    #[inline(never)]
+    pub(super) fn answer_alone(
+        &mut self,
+        local: Local,
+        spec: &'static Spec,
+        args: &Args<'_>,
+        planner: &mut Planner<'_>,
+    ) {
+        let mut reply = Vec::new();
+        self.answer(local, args, planner, &mut reply);
+        if reply.first() == Some(&b'-') {
+            let kind = self.failed.take().unwrap_or(ErrorKind::BadArgument);
+            planner.session.worker.backend.metrics.error(Some(spec.id), kind);
+        }
+        planner.protocol = self.protocol;
+        if planner.state.subscriptions.is_some() {
+            planner.changed(local == Local::Reset);
+        }
+        planner.answer(Some(spec), reply.into());
     }
 
     /// Appends the reply to a request that passed [`crate::command::resolve`].
@@ -92,6 +114,7 @@ impl Client {
         *self = Client::new(self.id, self.settings.clone());
         planner.state.replies.reset();
         planner.session.about.reset();
+        planner.session.watch.take();
         write::simple(out, "RESET");
     }
 

@@ -158,8 +158,14 @@ impl Session {
         }
         let backend = &self.worker.backend;
         let now = backend.clock.now();
-        // The first command was framed before the others.
-        if state.oldest().is_some_and(|started| now.saturating_sub(started) >= self.worker.slow_nanos) {
+        if let Some(started) = state.next_in_line(ticket) {
+            if now.saturating_sub(started) >= self.worker.slow_nanos {
+                self.note_slow(state, ticket, request, now);
+            }
+            state.write_first(reply, now, &backend.metrics);
+            return true;
+        }
+        if self.worker.slow_nanos != u64::MAX {
             self.note_slow(state, ticket, request, now);
         }
         if self.worker.hub.receivers().any()

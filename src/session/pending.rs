@@ -182,6 +182,30 @@ impl State {
         }
     }
 
+    /// When the command was framed, if the reply to `ticket` is the next one that the client gets.
+    #[inline(always)]
+    pub(crate) fn next_in_line(&self, ticket: Ticket) -> Option<u64> {
+        match self.queue.front() {
+            Some(Pending { progress: Progress::Waiting, silent: false, started, .. })
+                if ticket.seq == self.base =>
+            {
+                Some(*started)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the reply to the first command.
+    #[inline(always)]
+    pub(crate) fn write_first(&mut self, reply: Reply<'_>, now: u64, metrics: &WorkerMetrics) {
+        match reply {
+            Reply::Small(bytes) => self.out.tail().extend_from_slice(bytes),
+            Reply::Large(bytes) => self.out.push(bytes),
+        }
+        self.pop(now, metrics);
+        self.flush(now, metrics);
+    }
+
     /// Takes the reply to `ticket`. True if anything can be written to the client now.
     #[inline]
     pub(crate) fn complete(
@@ -191,15 +215,8 @@ impl State {
         now: u64,
         metrics: &WorkerMetrics,
     ) -> bool {
-        if ticket.seq == self.base
-            && let Some(Pending { progress: Progress::Waiting, silent: false, .. }) = self.queue.front()
-        {
-            match reply {
-                Reply::Small(bytes) => self.out.tail().extend_from_slice(bytes),
-                Reply::Large(bytes) => self.out.push(bytes),
-            }
-            self.pop(now, metrics);
-            self.flush(now, metrics);
+        if self.next_in_line(ticket).is_some() {
+            self.write_first(reply, now, metrics);
             return true;
         }
         // As `get`, which would borrow all of the state.

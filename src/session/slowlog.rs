@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Session;
+use super::entry::Pending;
 use super::local::quoting;
 use super::pending::State;
 use crate::backend::{Request, Ticket};
@@ -97,23 +98,32 @@ impl Entry {
 
 impl Session {
     /// Notes the command if it was slow; it is answered with this reply, but for its other parts.
-    #[cold]
     pub(super) fn note_slow(&self, state: &mut State, ticket: Ticket, request: Request<'_>, now: u64) {
-        let limits = &self.worker.config.limits;
-        let Some(limit) = limits.slowlog_log_slower_than else { return };
-        let Some(pending) = state.get(ticket.seq) else { return };
-        let took = now.saturating_sub(pending.started);
+        if let Some(pending) = state.get(ticket.seq)
+            && let took = now.saturating_sub(pending.started)
+            && took >= self.worker.slow_nanos
+        {
+            self.log_slow(pending, request, took, now);
+        }
+    }
+
+    #[cold]
+    fn log_slow(&self, pending: &Pending, request: Request<'_>, took: u64, now: u64) {
         let Some(spec) = pending.spec else { return };
         // Who waits for others is not slow, and the parts of a command are one. EXEC is for what is in it, which a server
         // notes instead.
         let skipped =
             spec.flags.has(Flags::BLOCKING) || spec.flags.has(Flags::SKIP_SLOWLOG) && !pending.is_exec();
-        let counts = !skipped && pending.is_last_part();
-        if !counts || u128::from(took) < limit.as_nanos() {
+        if skipped || !pending.is_last_part() {
             return;
         }
         let is_block = !request.earlier().is_empty();
         let mut args = if is_block { vec![spec.name.as_bytes().to_vec()] } else { cut(request.bytes()) };
+        // There may be passwords among them.
+        if spec.flags.has(Flags::ADMIN) {
+            let name = spec.name.split(' ').count();
+            args.iter_mut().skip(name).for_each(|arg| *arg = b"(redacted)".to_vec());
+        }
         // Where a server says what it cut off, for that clients know the entry's layout.
         let on_node = request.on_node(now).min(took) / 1000;
         args.push(format!("... ({on_node} us on {})", request.link().addr()).into_bytes());
@@ -122,7 +132,7 @@ impl Session {
         let entry = Entry { id: 0, at, micros: (took / 1000) as i64, args, addr, name };
         let reached = &self.worker.backend.metrics.reached;
         reached[Reached::SlowlogLogSlowerThan.index()].add(1);
-        if self.worker.control.slowlog.add(entry, limits.slowlog_max_len) {
+        if self.worker.control.slowlog.add(entry, self.worker.config.limits.slowlog_max_len) {
             reached[Reached::SlowlogMaxLen.index()].add(1);
         }
     }
