@@ -15,6 +15,7 @@ use crate::demo::{Cluster, ClusterOptions, DemoError};
 use crate::metrics::{ClusterMetrics, Metrics, Shape};
 use crate::net::{BindError, ListenAddr, Listener};
 use crate::server::{self, ClusterParts, Parts, WorkerDied, WorkerHandle};
+use crate::session::Scripts;
 use crate::topology::{Options, Refresh};
 
 /// What the proxy is bound to, with the ports that it got.
@@ -176,7 +177,8 @@ fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refre
             address_map: cluster.address_map.clone(),
         };
         let refresh = Refresh::new(options, gate.clone(), metrics.clone());
-        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate };
+        let scripts = Scripts::new(cluster.limits.script_cache);
+        let parts = ClusterParts { config: cluster.clone(), topology: refresh.shared(), gate, scripts };
         (parts, refresh)
     };
     config.clusters.iter().zip(metrics.clusters()).map(start).unzip()

@@ -78,6 +78,19 @@ impl Local {
     }
 }
 
+/// What a call has to do with scripts, which are known by the hash of their text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    /// Nothing.
+    None,
+    /// This argument is the text of one.
+    Text(u8),
+    /// The first argument is the hash of one.
+    Hash,
+    /// All are forgotten.
+    Flush,
+}
+
 /// How the replies of several nodes become one. An error of any node is the reply, whatever the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merge {

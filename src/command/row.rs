@@ -1,7 +1,7 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Family, Local, Merge, Route, Transact};
+use super::kinds::{Barrier, Family, Local, Merge, Route, Script, Transact};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 
@@ -106,6 +106,7 @@ pub(super) const fn row(
         route: serving.route,
         merge: serving.merge,
         barrier: serving.barrier,
+        script: Script::None,
         family,
         since,
         id: 0,
@@ -128,6 +129,11 @@ impl Spec {
     /// The categories beside those that follow from the flags, where that is not the family's own.
     pub(super) const fn acl(mut self, categories: u32) -> Spec {
         self.acl = Categories::from_bits(categories);
+        self
+    }
+
+    pub(super) const fn script(mut self, script: Script) -> Spec {
+        self.script = script;
         self
     }
 

@@ -5,7 +5,7 @@
 //! `row(name, arity, flags, family, keys, serving, since)`. Subcommands stand right behind their container.
 
 use super::keys::{Finder, key::*};
-use super::kinds::{Family::*, Local, Merge, Transact};
+use super::kinds::{Family::*, Local, Merge, Script, Transact};
 use super::row::*;
 use super::spec::{Spec, acl, flag::*, tip};
 
@@ -134,10 +134,10 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("discard", 1, ALLOW_BUSY | FAST | LOADING | NOSCRIPT | STALE, Transaction, &[], transact(Transact::Discard), "2.0.0"),
     row("dump", 2, READONLY, Generic, &[one(1, RO | ACCESS)], KEYED, "2.6.0").tips(tip::NONDETERMINISTIC),
     row("echo", 2, FAST | LOADING | STALE, Connection, &[], local(Local::Echo), "1.0.0"),
-    row("eval", -3, MAY_REPLICATE | NO_MANDATORY_KEYS | NOSCRIPT | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RW | ACCESS | UPDATE)], KEYED, "2.6.0"),
-    row("eval_ro", -3, NO_MANDATORY_KEYS | NOSCRIPT | READONLY | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RO | ACCESS)], KEYED, "7.0.0"),
-    row("evalsha", -3, MAY_REPLICATE | NO_MANDATORY_KEYS | NOSCRIPT | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RW | ACCESS | UPDATE)], KEYED, "2.6.0"),
-    row("evalsha_ro", -3, NO_MANDATORY_KEYS | NOSCRIPT | READONLY | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RO | ACCESS)], KEYED, "7.0.0"),
+    row("eval", -3, MAY_REPLICATE | NO_MANDATORY_KEYS | NOSCRIPT | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RW | ACCESS | UPDATE)], KEYED, "2.6.0").script(Script::Text(1)),
+    row("eval_ro", -3, NO_MANDATORY_KEYS | NOSCRIPT | READONLY | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RO | ACCESS)], KEYED, "7.0.0").script(Script::Text(1)),
+    row("evalsha", -3, MAY_REPLICATE | NO_MANDATORY_KEYS | NOSCRIPT | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RW | ACCESS | UPDATE)], KEYED, "2.6.0").script(Script::Hash),
+    row("evalsha_ro", -3, NO_MANDATORY_KEYS | NOSCRIPT | READONLY | SKIP_MONITOR | STALE, Scripting, &[numkeys(2, 1, RO | ACCESS)], KEYED, "7.0.0").script(Script::Hash),
     row("exec", 1, LOADING | NOSCRIPT | SKIP_SLOWLOG | STALE, Transaction, &[], transact(Transact::Exec), "1.2.0"),
     row("exists", -2, FAST | READONLY, Generic, &[range(1, -1, 1, RO)], split(Merge::Sum), "1.0.0").tips(tip::MULTI_SHARD | tip::SUM),
     row("expire", -3, FAST | WRITE, Generic, &[one(1, RW | UPDATE)], KEYED, "1.0.0"),
@@ -157,7 +157,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("function list", -2, NOSCRIPT, Scripting, &[], ANY, "7.0.0").tips(tip::UNORDERED),
     row("function load", -3, DENYOOM | NOSCRIPT | WRITE, Scripting, &[], fan_out(Merge::AllSucceeded), "7.0.0").tips(tip::ALL_SHARDS | tip::ALL_SUCCEEDED),
     row("function restore", -3, DENYOOM | NOSCRIPT | WRITE, Scripting, &[], fan_out(Merge::AllSucceeded), "7.0.0").tips(tip::ALL_SHARDS | tip::ALL_SUCCEEDED),
-    row("function stats", 2, ALLOW_BUSY | NOSCRIPT, Scripting, &[], no(PER_NODE), "7.0.0").tips(tip::NONDETERMINISTIC | tip::ALL_SHARDS | tip::SPECIAL_REPLY),
+    row("function stats", 2, ALLOW_BUSY | NOSCRIPT, Scripting, &[], ANY, "7.0.0").tips(tip::NONDETERMINISTIC | tip::ALL_SHARDS | tip::SPECIAL_REPLY),
     row("geoadd", -5, DENYOOM | WRITE, Geo, &[one(1, RW | UPDATE)], KEYED, "3.2.0"),
     row("geodist", -4, READONLY, Geo, &[one(1, RO | ACCESS)], KEYED, "3.2.0"),
     row("geohash", -2, READONLY, Geo, &[one(1, RO | ACCESS)], KEYED, "3.2.0"),
@@ -305,10 +305,10 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("script", -2, 0, Scripting, &[], CONTAINER, "2.6.0").acl(0),
     row("script debug", 3, NOSCRIPT, Scripting, &[], no(LINK_STATE), "3.2.0"),
     row("script exists", -3, NOSCRIPT, Scripting, &[], fan_out(Merge::LogicalAnd), "2.6.0").tips(tip::ALL_SHARDS | tip::AND),
-    row("script flush", -2, NOSCRIPT, Scripting, &[], fan_out(Merge::AllSucceeded), "2.6.0").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
+    row("script flush", -2, NOSCRIPT, Scripting, &[], fan_out(Merge::AllSucceeded), "2.6.0").script(Script::Flush).tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("script help", 2, LOADING | STALE, Scripting, &[], ANY, "5.0.0"),
     row("script kill", 2, ALLOW_BUSY | NOSCRIPT, Scripting, &[], no(PER_NODE), "2.6.0").tips(tip::ALL_SHARDS | tip::ONE_SUCCEEDED),
-    row("script load", 3, NOSCRIPT | STALE, Scripting, &[], fan_out(Merge::AllSucceeded), "2.6.0").tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
+    row("script load", 3, NOSCRIPT | STALE, Scripting, &[], fan_out(Merge::AllSucceeded), "2.6.0").script(Script::Text(2)).tips(tip::ALL_NODES | tip::ALL_SUCCEEDED),
     row("script show", 3, NOSCRIPT, Scripting, &[], ANY, "8.0.0"),
     row("sdiff", -2, READONLY, Set, &[range(1, -1, 1, RO | ACCESS)], KEYED, "1.0.0").tips(tip::UNORDERED),
     row("sdiffstore", -3, DENYOOM | WRITE, Set, &[one(1, OW | UPDATE), range(2, -1, 1, RO | ACCESS)], KEYED, "1.0.0"),

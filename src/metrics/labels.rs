@@ -201,6 +201,7 @@ labelled! {
         MaxHeldBytes = "max_held_bytes",
         LinkQueue = "link_queue",
         MaxReply = "max_reply",
+        ScriptCache = "script_cache",
         LinkTimeout = "link_timeout",
         MaxConnectionsPerNode = "max_connections_per_node",
         /// See the bounds.

@@ -16,7 +16,7 @@ use crate::backend::{Account, Backend, Clock, DialGate, Memory, SCRATCH, Setting
 use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
-use crate::session::{self, Worker};
+use crate::session::{self, Scripts, Worker};
 use crate::topology::Shared;
 
 /// Numbers the clients of the process, as CLIENT ID tells them.
@@ -44,6 +44,8 @@ pub struct ClusterParts {
     pub topology: Arc<Shared>,
     /// Bounds the dials and connections to its nodes.
     pub gate: Arc<DialGate>,
+    /// The scripts that its clients have shown.
+    pub scripts: Arc<Scripts>,
 }
 
 impl ClusterParts {
@@ -56,7 +58,7 @@ impl ClusterParts {
         shutdown: CancellationToken,
         may_spin: bool,
     ) -> Rc<Worker> {
-        let ClusterParts { config, topology, gate } = self;
+        let ClusterParts { config, topology, gate, scripts } = self;
         let links = Settings {
             cluster: config.name.clone(),
             credentials: config.auth.clone(),
@@ -76,7 +78,7 @@ impl ClusterParts {
             links: RefCell::default(),
             scratch,
         });
-        let worker = Worker::new(backend, topology, config, settings, shutdown, may_spin);
+        let worker = Worker::new(backend, topology, config, settings, scripts, shutdown, may_spin);
         spawn_local(worker.clone().keep());
         spawn_local(worker.clone().relieve());
         let spinner = worker.clone();

@@ -8,7 +8,7 @@ use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
 use crate::backend::LARGE;
-use crate::command::{Barrier, Flags, Local, Route, Spec, resolve};
+use crate::command::{Barrier, Flags, Local, Route, Script, Spec, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -291,6 +291,9 @@ impl Turn {
     ) {
         if !client.authenticated && !spec.flags.has(Flags::NO_AUTH) {
             return planner.fail(spec, &ClientError::NoAuth);
+        }
+        if spec.script != Script::None {
+            planner.session.see_script(spec.script, args);
         }
         if client.transaction.is_some() && !route.is_immediate() {
             return client.queue(spec, route, args, source.bytes(), planner);

@@ -11,12 +11,14 @@ mod info;
 mod intake;
 mod lanes;
 mod local;
+mod noscript;
 mod output;
 mod pending;
 mod pump;
 mod recover;
 mod relief;
 mod round;
+mod scripts;
 mod spin;
 mod timeout;
 mod transaction;
@@ -41,6 +43,7 @@ use crate::net::Stream;
 
 use errand::Blocked;
 use pending::State;
+pub use scripts::Scripts;
 use watching::Watch;
 pub use worker::Worker;
 
@@ -135,6 +138,9 @@ impl Session {
     #[inline]
     fn answered(&self, state: &mut State, ticket: Ticket, reply: Reply<'_>, request: Request<'_>) -> bool {
         if state.lanes.is_some() {
+            if self.script_told(state, ticket, Some(reply.bytes())) {
+                return true;
+            }
             self.watched_answer(state, ticket, request.bytes());
         }
         // Not a late one, whose client was told that there was no reply in time.

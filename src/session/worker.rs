@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Session;
 use super::pending::{State, Told};
 use super::round::Levels;
+use super::scripts::{ScriptCache, Scripts};
 use super::spin::Spin;
 use crate::backend::Backend;
 use crate::config::{ClusterConfig, SessionConfig};
@@ -40,6 +41,8 @@ pub struct Worker {
     pub config: Arc<ClusterConfig>,
     /// What holds for the clients of each of its listeners.
     settings: Vec<Arc<SessionConfig>>,
+    /// The scripts that clients have shown.
+    pub(super) scripts: ScriptCache,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
     pub drain: CancellationToken,
     pub(super) spin: Spin,
@@ -61,6 +64,7 @@ impl Worker {
         topology: Arc<Shared>,
         config: Arc<ClusterConfig>,
         settings: Vec<Arc<SessionConfig>>,
+        scripts: Arc<Scripts>,
         drain: CancellationToken,
         may_spin: bool,
     ) -> Rc<Self> {
@@ -69,6 +73,7 @@ impl Worker {
         let (spin, held, shown) = (Spin::new(may_spin), Cell::default(), Cell::default());
         Rc::new(Worker {
             spin,
+            scripts: ScriptCache::new(scripts),
             backend,
             routes,
             topology,
