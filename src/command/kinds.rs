@@ -15,6 +15,8 @@ pub enum Route {
     Blocking,
     /// It waits for the replicas of the nodes that the client wrote to.
     Replicas,
+    /// It takes several questions, one after the other or to several nodes.
+    Survey(Survey),
     /// The proxy answers it.
     Local(Local),
     /// A transaction begins or ends, or what it hangs on.
@@ -43,6 +45,13 @@ pub enum Transact {
     Multi,
     Unwatch,
     Watch,
+}
+
+/// What takes several questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survey {
+    /// A page of the whole keyspace.
+    Scan,
 }
 
 /// What the proxy answers itself.

@@ -19,7 +19,7 @@ mod tests;
 pub use error::CommandError;
 pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
-pub use kinds::{Barrier, Family, Local, Merge, Route, Script, Transact};
+pub use kinds::{Barrier, Family, Local, Merge, Route, Script, Survey, Transact};
 pub use lookup::{find, resolve};
 pub use spec::{Categories, Flags, Patience, Spec, Tips};
 

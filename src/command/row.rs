@@ -1,7 +1,7 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Family, Local, Merge, Route, Script, Transact};
+use super::kinds::{Barrier, Family, Local, Merge, Route, Script, Survey, Transact};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 
@@ -33,6 +33,10 @@ pub(super) const fn split(merge: Merge) -> Serving {
 
 pub(super) const fn fan_out(merge: Merge) -> Serving {
     serving(Route::AllShards, merge, Barrier::Full)
+}
+
+pub(super) const fn survey(survey: Survey) -> Serving {
+    serving(Route::Survey(survey), Merge::Pass, Barrier::Full)
 }
 
 pub(super) const fn local(local: Local) -> Serving {

@@ -5,7 +5,7 @@
 //! `row(name, arity, flags, family, keys, serving, since)`. Subcommands stand right behind their container.
 
 use super::keys::{Finder, key::*};
-use super::kinds::{Family::*, Local, Merge, Script, Transact};
+use super::kinds::{Family::*, Local, Merge, Script, Survey, Transact};
 use super::row::*;
 use super::spec::{Spec, acl, flag::*, tip};
 
@@ -17,7 +17,7 @@ const LINK_STATE: &str = "a connection to a node is shared, and this would chang
 const MONITORING: &str = "monitoring is not supported yet; ask a node";
 const PER_NODE: &str = "this is about a single node; ask the node";
 const REPLICATION: &str = "replication does not go through the proxy";
-const SCANNING: &str = "scanning the cluster is not supported yet";
+const SCANNING: &str = "its cursor is about single nodes; SCAN covers the whole cluster here";
 const SENTINELS: &str = "there is no sentinel here";
 const SUBSCRIBING: &str = "subscriptions are not supported yet";
 
@@ -300,7 +300,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("rpushx", -3, DENYOOM | FAST | WRITE, List, &[one(1, RW | INSERT)], KEYED, "2.2.0"),
     row("sadd", -3, DENYOOM | FAST | WRITE, Set, &[one(1, RW | INSERT)], KEYED, "1.0.0"),
     row("save", 1, ADMIN | NO_ASYNC_LOADING | NO_MULTI | NOSCRIPT, Server, &[], no(PER_NODE), "1.0.0"),
-    row("scan", -2, READONLY | TOUCHES_ARBITRARY_KEYS, Generic, &[], no_alone(SCANNING), "2.8.0").tips(tip::NONDETERMINISTIC | tip::SPECIAL | tip::SPECIAL_REPLY),
+    row("scan", -2, READONLY | TOUCHES_ARBITRARY_KEYS, Generic, &[], survey(Survey::Scan), "2.8.0").tips(tip::NONDETERMINISTIC | tip::SPECIAL | tip::SPECIAL_REPLY),
     row("scard", 2, FAST | READONLY, Set, &[one(1, RO)], KEYED, "1.0.0"),
     row("script", -2, 0, Scripting, &[], CONTAINER, "2.6.0").acl(0),
     row("script debug", 3, NOSCRIPT, Scripting, &[], no(LINK_STATE), "3.2.0"),

@@ -4,6 +4,7 @@ pub mod merge;
 pub mod plan;
 mod redirect;
 mod routes;
+pub mod scan;
 
 pub use redirect::Signal;
 pub use routes::{Moved, Routes};

@@ -96,6 +96,11 @@ impl Routes {
         self.nodes.get(usize::from(self.owners[usize::from(slot)]))
     }
 
+    /// What the table says of the shard whose primary is at `addr`.
+    pub fn shard_at(&self, addr: &NodeAddr) -> Option<&Shard> {
+        self.table.as_ref()?.shard_at(addr)
+    }
+
     /// Since when `slot`, which has no owner, has had none.
     pub fn uncovered_since(&self, slot: u16) -> Instant {
         self.uncovered.get(&slot).copied().unwrap_or(self.begun)

@@ -306,6 +306,7 @@ impl Turn {
             Route::AnyShard => planner.anywhere(spec, source),
             Route::Blocking => planner.blocking(spec, args, source),
             Route::Replicas => planner.replicas(spec, args, source),
+            Route::Survey(survey) => planner.survey(spec, survey, source),
             Route::Local(local) => {
                 *closing |= local == Local::Quit;
                 if local == Local::Reset {

@@ -206,7 +206,7 @@ impl Session {
     }
 
     /// Whether something has lasted for longer than a whole deadline: then waiting helps nobody.
-    fn is_long(&self, since: Instant) -> bool {
+    pub(super) fn is_long(&self, since: Instant) -> bool {
         since.elapsed() > self.settings.limits.command_deadline
     }
 

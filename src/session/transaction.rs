@@ -96,7 +96,7 @@ impl Transaction {
             Route::AnyShard => None,
             Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
             Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
-            Route::AllShards | Route::Replicas => {
+            Route::AllShards | Route::Survey(_) | Route::Replicas => {
                 return Err(refused("it goes to several nodes, and a transaction to one"));
             }
             Route::Refused(reason) => return Err(refused(reason)),
