@@ -52,6 +52,23 @@ pub enum Transact {
 pub enum Survey {
     /// A page of the whole keyspace.
     Scan,
+    /// Any key, each with the same chance.
+    RandomKey,
+    /// What all primaries say of themselves.
+    Info,
+    /// What a primary is configured with, without secrets.
+    Config,
+    /// It administers all nodes, replicas too.
+    AllNodes,
+    /// It is asked of any primary, but only by administrators.
+    AnyNode,
+}
+
+impl Survey {
+    /// Whether it needs `admin_commands`.
+    pub const fn administers(self) -> bool {
+        matches!(self, Survey::AllNodes | Survey::AnyNode)
+    }
 }
 
 /// What the proxy answers itself.
@@ -71,7 +88,6 @@ pub enum Local {
     CommandList,
     Echo,
     Hello,
-    Info,
     Ping,
     Quit,
     Readonly,
@@ -109,6 +125,8 @@ pub enum Merge {
     Sum,
     /// The smallest of the integers.
     MinInt,
+    /// The largest of the integers.
+    MaxInt,
     /// Arrays of 0 and 1 are joined by position: 1 where every node says 1.
     LogicalAnd,
     /// The first reply, once every node succeeded.

@@ -1,5 +1,7 @@
 //! From a request to a node: planning, the worker's routing table, redirects, and merging replies.
 
+pub mod config;
+pub mod info;
 pub mod merge;
 pub mod plan;
 mod redirect;

@@ -71,7 +71,6 @@ impl Client {
             Local::ClientGetname => write::bulk(out, &self.name),
             Local::ClientSetinfo => set_info(args, out),
             Local::ClientId => write::integer(out, self.id as i64),
-            Local::Info => super::info::answer(args, worker, self.protocol, out),
             Local::Command => reply::command(resp3, out),
             Local::CommandCount => reply::count(out),
             Local::CommandInfo => reply::info(args, resp3, out),

@@ -6,6 +6,7 @@ mod ahead;
 mod blocking;
 mod dispatch;
 mod errand;
+mod everywhere;
 mod gather;
 mod info;
 mod intake;

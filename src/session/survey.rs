@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::dispatch::{Planner, Source};
 use super::recover::backoff;
 use super::{Session, Worker};
-use crate::backend::{Down, Link, Node, Reply, Ticket};
+use crate::backend::{Answer, Down, Link, Node, Reply, Ticket};
 use crate::command::{self, Spec};
 use crate::error::ClientError;
 use crate::metrics::ServerError;
@@ -21,6 +21,8 @@ use crate::topology::Cause;
 
 /// As often a link that is being dialled is looked at.
 const DIALLING: Duration = Duration::from_millis(1);
+
+const ADMINISTERS: &str = "it administers the nodes; the setting admin_commands would allow it";
 
 /// One such command.
 pub(super) struct Survey {
@@ -44,6 +46,8 @@ pub(super) enum Trouble {
     Down(Down),
     /// The connection ended.
     Lost,
+    /// It ended with a write on its way.
+    InDoubt,
     /// The node refused, for a reason that passes.
     Refused(Bytes),
     /// The table is older than what a node says.
@@ -56,16 +60,25 @@ impl Planner<'_> {
     /// Starts a survey.
     pub(super) fn survey(&mut self, spec: &'static Spec, survey: command::Survey, request: Source<'_>) {
         let started = self.now;
+        if survey.administers() && !self.session.worker.config.admin_commands {
+            let (command, reason) = (spec.name.into(), ADMINISTERS.into());
+            return self.fail(spec, &ClientError::Refused { command, reason });
+        }
         let seq = self.wait_for_task(spec, 0, request.bytes().len());
         let ticket = Ticket { seq, part: 0 };
         let session = self.session.clone();
         let deadline =
             session.worker.backend.clock.instant(started) + session.settings.limits.command_deadline;
         let (protocol, request, tries) = (self.protocol, request.to_bytes(), Cell::new(0));
-        let this = Survey { session, ticket, protocol, request, deadline, tries };
+        let this = Rc::new(Survey { session, ticket, protocol, request, deadline, tries });
         tokio::task::spawn_local(async move {
             let reply = match survey {
                 command::Survey::Scan => this.scan().await,
+                command::Survey::RandomKey => this.random_key().await,
+                command::Survey::Info => this.info().await,
+                command::Survey::Config => this.config().await,
+                command::Survey::AllNodes => this.administer().await,
+                command::Survey::AnyNode => this.ask_any().await.unwrap_or_else(|error| error),
             };
             this.finish(reply);
         });
@@ -77,8 +90,19 @@ impl Survey {
         &self.session.worker
     }
 
+    /// Until when questions may be repeated.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Counts an error that the proxy gives.
+    pub(super) fn count(&self, error: &ClientError) {
+        let command = self.session.state.borrow_mut().command(self.ticket);
+        self.worker().backend.metrics.error(command, error.kind());
+    }
+
     /// Answers the command.
-    fn finish(self, reply: Bytes) {
+    fn finish(&self, reply: Bytes) {
         let backend = &self.worker().backend;
         let mut state = self.session.state.borrow_mut();
         if state.gone {
@@ -109,10 +133,23 @@ impl Survey {
     /// Sends a request. What a server refuses for a reason that passes is a trouble; any other error is a reply.
     pub(super) async fn ask(&self, link: &Rc<Link>, request: Bytes) -> Result<Bytes, Trouble> {
         self.session.state.borrow_mut().set_link(self.ticket, link.id());
-        let reply = link.call(request, 0, false).await.map_err(|_| Trouble::Lost)?.reply;
-        match Signal::parse(&reply, link.addr()) {
-            Some(_) => Err(Trouble::Refused(reply)),
-            None => Ok(reply),
+        self.call(link, request, 0, false).await.map(|answer| answer.reply)
+    }
+
+    /// As [`Survey::ask`], for several requests in one piece, or one that must not be repeated.
+    pub(super) async fn call(
+        &self,
+        link: &Rc<Link>,
+        requests: Bytes,
+        earlier: u32,
+        writes: bool,
+    ) -> Result<Answer, Trouble> {
+        let answer = link.call(requests, earlier, writes).await;
+        let answer =
+            answer.map_err(|loss| if writes && loss.sent { Trouble::InDoubt } else { Trouble::Lost })?;
+        match Signal::parse(&answer.reply, link.addr()) {
+            Some(_) => Err(Trouble::Refused(answer.reply)),
+            None => Ok(answer),
         }
     }
 
@@ -136,7 +173,7 @@ impl Survey {
                 long = down.since.is_some_and(|since| self.session.is_long(since));
                 (None, "The node is down")
             }
-            Trouble::Lost => {
+            Trouble::Lost | Trouble::InDoubt => {
                 routes().refresh(Cause::Connection, None);
                 (None, "The connection to the node was lost")
             }
@@ -150,8 +187,7 @@ impl Survey {
         if self.session.state.borrow().gone || long || now >= self.deadline {
             let error = error.unwrap_or_else(|| {
                 let error = ClientError::ClusterDown { reason: reason.into() };
-                let command = self.session.state.borrow_mut().command(self.ticket);
-                self.worker().backend.metrics.error(command, error.kind());
+                self.count(&error);
                 error.reply().into()
             });
             return Err(error);
