@@ -84,6 +84,8 @@ pub struct ClusterConfig {
     pub address_map: AddressMap,
     /// Shared links per worker, node and protocol version, at least one.
     pub connections_per_node: usize,
+    /// Whether clients may administer the nodes.
+    pub admin_commands: bool,
     /// What is kept for it at most.
     pub limits: ClusterLimits,
 }

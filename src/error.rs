@@ -51,6 +51,11 @@ pub enum ClientError {
         /// What is wrong, as in `Hash slot not served`.
         reason: Cow<'static, str>,
     },
+    /// A command for all nodes could not be sent to this one.
+    Unreached {
+        /// The node.
+        node: NodeAddr,
+    },
     /// A command that this proxy does not pass on.
     Refused {
         /// Its name in lower case.
@@ -80,7 +85,7 @@ impl ClientError {
             Self::Indoubt { .. } | Self::IndoubtTimeout { .. } => ErrorKind::Indoubt,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::ReplyTooLarge { .. } => ErrorKind::ReplyTooLarge,
-            Self::ClusterDown { .. } => ErrorKind::ClusterDown,
+            Self::ClusterDown { .. } | Self::Unreached { .. } => ErrorKind::ClusterDown,
             Self::Refused { .. } => ErrorKind::Refused,
             Self::NoAuth => ErrorKind::NoAuth,
             Self::WrongPass => ErrorKind::WrongPass,
@@ -141,6 +146,9 @@ impl fmt::Display for ClientError {
                 write!(f, "ERR the command was executed, but its reply exceeds this proxy's {limit}")
             }
             Self::ClusterDown { reason } => write!(f, "CLUSTERDOWN {reason}"),
+            Self::Unreached { node } => {
+                write!(f, "ERR node {node} can't be reached: the others may have carried the command out")
+            }
             Self::Refused { command, reason } => {
                 write!(f, "ERR command '{command}' is not available through this proxy: {reason}")
             }

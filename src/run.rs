@@ -182,7 +182,7 @@ fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refre
             config: cluster.clone(),
             topology: refresh.shared(),
             gate,
-            control: Control::new(config.workers),
+            control: Control::new(config.workers, &cluster.limits),
         };
         (parts, refresh)
     };

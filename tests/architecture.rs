@@ -43,7 +43,15 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Where nothing may wait, lock or read a clock: what is pure can be tested at every split and fuzzed.
-const PURE: &[&str] = &["protocol", "command", "route/plan.rs", "route/merge.rs"];
+const PURE: &[&str] = &[
+    "protocol",
+    "command",
+    "route/plan.rs",
+    "route/merge.rs",
+    "route/scan.rs",
+    "route/info.rs",
+    "route/config.rs",
+];
 const IMPURE: &[&str] =
     &["std::io", "std::net", "std::fs", "tokio", "Instant", "SystemTime", "Mutex", "RwLock"];
 

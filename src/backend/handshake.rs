@@ -13,6 +13,8 @@ use crate::config::{ClusterAuth, Secret};
 use crate::net::{NodeAddr, tune_node};
 use crate::protocol::{Protocol, ReplyFramer, write};
 
+/// What is sent behind the login; the connection's name follows SETNAME.
+const BEHIND_LOGIN: [&[&str]; 3] = [&["CLIENT", "SETNAME"], &["CLIENT", "ID"], &["INFO", "server"]];
 /// The largest answer that is read in a handshake: HELLO and a line of CLIENT LIST are some hundred bytes.
 const MAX_REPLY: usize = 64 * 1024;
 
@@ -70,6 +72,32 @@ pub struct Opened {
     pub stream: TcpStream,
     /// The node's number for it, if it told: with it the connection can be killed from another one.
     pub client_id: Option<u64>,
+    /// What the node said of itself.
+    pub server: Server,
+}
+
+/// What a node says of itself when a connection is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    /// Names the process: another one hashes its keys in another order. Empty if the node does not tell.
+    pub run_id: Box<str>,
+    /// It keeps a table for each slot and scans slot by slot: Redis since 7.4, Valkey since 8.
+    pub scans_by_slot: bool,
+}
+
+impl Server {
+    /// Reads the reply to INFO server.
+    fn parse(info: &[u8]) -> Self {
+        let info = String::from_utf8_lossy(info);
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let version = |name| {
+            let mut numbers = field(name)?.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+            Some((numbers.next()?, numbers.next()?))
+        };
+        let scans_by_slot = version("valkey_version").is_some_and(|version| version >= (8, 0))
+            || version("redis_version").is_some_and(|version| version >= (7, 4));
+        Server { run_id: field("run_id").unwrap_or_default().trim().into(), scans_by_slot }
+    }
 }
 
 /// Connects to `addr` and makes the connection ready for commands of clients that speak `protocol`.
@@ -91,14 +119,14 @@ pub async fn open(
         let stream = TcpStream::connect((&*addr.host, addr.port)).await?;
         tune_node(&stream)?;
         let mut talk = Talk { stream, input: Vec::new(), framer: ReplyFramer::default() };
-        let client_id = talk.introduce(protocol, credentials, name).await?;
+        let (client_id, server) = talk.introduce(protocol, credentials, name).await?;
         for link in old {
             talk.kill(link, client_id).await?;
         }
         if !talk.input.is_empty() {
             return Err(DialError::Protocol("more replies than requests".into()));
         }
-        Ok(Opened { stream: talk.stream, client_id })
+        Ok(Opened { stream: talk.stream, client_id, server })
     };
     timeout(limit, opening).await.unwrap_or(Err(DialError::Timeout))
 }
@@ -117,7 +145,7 @@ impl Talk {
         protocol: Protocol,
         credentials: Option<&ClusterAuth>,
         name: &str,
-    ) -> Result<Option<u64>, DialError> {
+    ) -> Result<(Option<u64>, Server), DialError> {
         let user = credentials.and_then(|credentials| credentials.user.as_deref());
         let passwords = credentials.iter().flat_map(|credentials| &credentials.passwords);
         let passwords: Vec<&[u8]> = passwords.map(Secret::as_bytes).collect();
@@ -128,8 +156,9 @@ impl Talk {
             match self.introduce_with(first_request(protocol, user, Some(password)), name).await {
                 Err(DialError::Auth(text)) if !text.starts_with("DENIED") => {
                     // What was sent behind the login is answered too.
-                    self.reply().await?;
-                    self.reply().await?;
+                    for _ in BEHIND_LOGIN {
+                        self.reply().await?;
+                    }
                 }
                 other => return other,
             }
@@ -141,13 +170,15 @@ impl Talk {
         &mut self,
         first: Option<Vec<&[u8]>>,
         name: &str,
-    ) -> Result<Option<u64>, DialError> {
+    ) -> Result<(Option<u64>, Server), DialError> {
         let mut requests = Vec::new();
         if let Some(first) = &first {
             write::request(&mut requests, first.iter().copied());
         }
-        command(&mut requests, &["CLIENT", "SETNAME", name]);
-        command(&mut requests, &["CLIENT", "ID"]);
+        for words in BEHIND_LOGIN {
+            let named = words.contains(&"SETNAME").then_some(name);
+            command(&mut requests, &words.iter().copied().chain(named).collect::<Vec<_>>());
+        }
         self.stream.write_all(&requests).await?;
         if first.is_some() {
             let reply = self.reply().await?;
@@ -155,13 +186,14 @@ impl Talk {
         }
         // A name is a courtesy to who reads CLIENT LIST: an ACL may forbid it.
         let named = self.reply().await?;
-        let id = self.reply().await?;
+        let (id, info) = (self.reply().await?, self.reply().await?);
         for reply in [&named, &id] {
             if reply.starts_with(b"-NOAUTH") {
                 check(reply)?;
             }
         }
-        Ok(id.strip_prefix(b":").and_then(|id| std::str::from_utf8(id).ok()?.trim_end().parse().ok()))
+        let id = id.strip_prefix(b":").and_then(|id| std::str::from_utf8(id).ok()?.trim_end().parse().ok());
+        Ok((id, Server::parse(&info)))
     }
 
     /// Kills a link that was given up with writes in doubt, if it is still there.
@@ -260,7 +292,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let (mut input, mut logins, mut is_in) = (Vec::new(), 0, false);
             while stream.read_buf(&mut input).await.unwrap_or(0) > 0 {
-                if !input.ends_with(b"ID\r\n") {
+                if !input.ends_with(b"server\r\n") {
                     continue;
                 }
                 let text = String::from_utf8(std::mem::take(&mut input)).unwrap();
@@ -284,6 +316,17 @@ mod tests {
         let opened = open(&addr, protocol, Some(&credentials), "x", &[], Duration::from_secs(10)).await;
         let result = opened.map(|opened| assert_eq!(opened.client_id, Some(7))).map_err(|e| e.to_string());
         (result, node.await.unwrap())
+    }
+
+    #[test]
+    fn a_server_says_which_process_it_is_and_how_it_scans() {
+        let parse = |text: &str| Server::parse(format!("$1\r\n# Server\r\n{text}\r\n\r\n").as_bytes());
+        let server = parse("redis_version:7.0.15\r\nrun_id:48bee");
+        assert_eq!(server, Server { run_id: "48bee".into(), scans_by_slot: false });
+        assert!(!parse("redis_version:7.2.4\r\nserver_name:valkey").scans_by_slot);
+        assert!(parse("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.0.1").scans_by_slot);
+        assert!(parse("redis_version:7.4.0").scans_by_slot && parse("redis_version:8.0.0").scans_by_slot);
+        assert_eq!(Server::parse(b"-NOPERM\r\n"), Server::default());
     }
 
     #[tokio::test]

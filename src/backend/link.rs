@@ -1,6 +1,6 @@
 //! One shared, pipelined connection to a node, from its first command to its end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::send_buffer::{LARGE, SendBuffer};
 use super::times::Times;
-use super::{Account, Backend, Listener, Loss, Receiver, Ticket, Wakeup};
+use super::{Account, Backend, Listener, Loss, Receiver, Server, Ticket, Wakeup};
 use crate::metrics::{Owner, Phase};
 use crate::net::NodeAddr;
 
@@ -71,6 +71,8 @@ pub struct Link {
     /// Who takes what the node says unasked; without one that is dropped.
     pub(super) listener: Option<Rc<dyn Listener>>,
     pub(super) state: Cell<State>,
+    /// Set when it is up.
+    pub(super) server: OnceCell<Server>,
     pub(super) queue: RefCell<Queue>,
     pub(super) wakeup: Wakeup,
     /// Set by the health check: the task gives up with this reason.
@@ -110,6 +112,7 @@ impl Link {
             name,
             listener,
             state: Cell::new(State::Opening),
+            server: OnceCell::new(),
             queue: RefCell::default(),
             wakeup: Wakeup::default(),
             give_up: Cell::new(None),
@@ -137,6 +140,11 @@ impl Link {
     /// The node that it leads to.
     pub fn addr(&self) -> &NodeAddr {
         &self.addr
+    }
+
+    /// What the node said of itself; nothing while it is being dialled.
+    pub fn server(&self) -> Option<&Server> {
+        self.server.get()
     }
 
     /// Whether new commands may be queued.

@@ -90,6 +90,16 @@ impl fmt::Debug for Account {
 }
 
 impl Account {
+    /// How many clients all workers have.
+    pub fn clients(&self) -> i64 {
+        self.shared.workers.iter().map(|worker| worker.clients.value()).sum()
+    }
+
+    /// How many there may be.
+    pub fn max_clients(&self) -> usize {
+        self.shared.limits.max_clients
+    }
+
     /// Keeps `now` bytes for this owner instead of `before`.
     #[inline]
     pub fn change(&self, owner: Owner, before: usize, now: usize) {

@@ -33,7 +33,7 @@ pub use call::Answer;
 pub use clock::Clock;
 pub use dedicated::{Dedicated, Use};
 pub use gate::{DialGate, GateLimits, Permit, Purpose};
-pub use handshake::{DialError, open};
+pub use handshake::{DialError, Server, open};
 pub use link::Link;
 pub use listener::Listener;
 pub use memory::{Account, Memory, Victim, WORTHWHILE};

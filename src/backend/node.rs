@@ -222,6 +222,7 @@ impl Node {
         }
         link.client_id.set(opened.client_id);
         link.state.set(State::Up);
+        _ = link.server.set(opened.server);
         share.state(LinkState::Up);
         let mut connection = Connection::new(link.clone(), self.backend.clone(), opened.stream, share);
         let reason = poll_fn(|cx| connection.poll(cx)).await;

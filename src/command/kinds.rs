@@ -19,6 +19,8 @@ pub enum Route {
     Blocking,
     /// It waits for the replicas of the nodes that the client wrote to.
     Replicas,
+    /// It takes several questions, one after the other or to several nodes.
+    Survey(Survey),
     /// The proxy answers it.
     Local(Local),
     /// All workers of the proxy are asked, about their clients.
@@ -64,6 +66,30 @@ pub enum Transact {
     Watch,
 }
 
+/// What takes several questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survey {
+    /// A page of the whole keyspace.
+    Scan,
+    /// Any key, each with the same chance.
+    RandomKey,
+    /// What all primaries say of themselves.
+    Info,
+    /// What a primary is configured with, without secrets.
+    Config,
+    /// It administers all nodes, replicas too.
+    AllNodes,
+    /// It is asked of any primary, but only by administrators.
+    AnyNode,
+}
+
+impl Survey {
+    /// Whether it needs `admin_commands`.
+    pub const fn administers(self) -> bool {
+        matches!(self, Survey::AllNodes | Survey::AnyNode)
+    }
+}
+
 /// What the proxy answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each is the command of that name
@@ -90,7 +116,6 @@ pub enum Local {
     CommandList,
     Echo,
     Hello,
-    Info,
     Ping,
     Quit,
     Readonly,
@@ -141,6 +166,19 @@ pub enum ClusterLocal {
     Slots,
 }
 
+/// What a call has to do with scripts, which are known by the hash of their text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    /// Nothing.
+    None,
+    /// This argument is the text of one.
+    Text(u8),
+    /// The first argument is the hash of one.
+    Hash,
+    /// All are forgotten.
+    Flush,
+}
+
 /// How the replies of several nodes become one. An error of any node is the reply, whatever the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merge {
@@ -150,6 +188,8 @@ pub enum Merge {
     Sum,
     /// The smallest of the integers.
     MinInt,
+    /// The largest of the integers.
+    MaxInt,
     /// Arrays of 0 and 1 are joined by position: 1 where every node says 1.
     LogicalAnd,
     /// The first reply, once every node succeeded.

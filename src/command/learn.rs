@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Family, Merge, Route};
+use super::kinds::{Barrier, Family, Merge, Route, Script};
 use super::learned::Learned;
 use super::lookup::{Folded, find};
 use super::spec::{Categories, Flags, Spec, Tips};
@@ -148,6 +148,7 @@ impl<'a> Row<'a> {
             scope: if is_subcommand { u16::MAX } else { 0 },
             word: name.split_once(' ').map_or(name, |(_, word)| word),
             learned: subcommands,
+            script: Script::None,
             folded: Folded::new(b"", 0),
         }
     }

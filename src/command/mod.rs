@@ -21,7 +21,9 @@ mod tests;
 pub use error::CommandError;
 pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
-pub use kinds::{Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Slowlog, Transact};
+pub use kinds::{
+    Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Script, Slowlog, Survey, Transact,
+};
 pub use learn::Catalog;
 pub use learned::Learned;
 pub use lookup::{find, resolve};

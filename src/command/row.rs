@@ -1,7 +1,9 @@
 //! What the rows of the table are written with, and what the compiler adds to them.
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
-use super::kinds::{Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Transact};
+use super::kinds::{
+    Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Script, Survey, Transact,
+};
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
 use crate::protocol::Topics;
@@ -46,6 +48,10 @@ pub(super) const fn split(merge: Merge) -> Serving {
 
 pub(super) const fn fan_out(merge: Merge) -> Serving {
     serving(Route::AllShards, merge, Barrier::Full)
+}
+
+pub(super) const fn survey(survey: Survey) -> Serving {
+    serving(Route::Survey(survey), Merge::Pass, Barrier::Full)
 }
 
 pub(super) const fn local(local: Local) -> Serving {
@@ -135,6 +141,7 @@ pub(super) const fn row(
         route: serving.route,
         merge: serving.merge,
         barrier: serving.barrier,
+        script: Script::None,
         family,
         since,
         id: 0,
@@ -158,6 +165,11 @@ impl Spec {
     /// The categories beside those that follow from the flags, where that is not the family's own.
     pub(super) const fn acl(mut self, categories: u32) -> Spec {
         self.acl = Categories::from_bits(categories);
+        self
+    }
+
+    pub(super) const fn script(mut self, script: Script) -> Spec {
+        self.script = script;
         self
     }
 

@@ -4,7 +4,7 @@ use super::bitset::bitset;
 use std::time::Duration;
 
 use super::keys::{Find, Finder, KeySpec};
-use super::kinds::{Barrier, Family, Merge, Route};
+use super::kinds::{Barrier, Family, Merge, Route, Script};
 use super::lookup::Folded;
 use super::table::TABLE;
 use crate::protocol::Args;
@@ -160,6 +160,8 @@ pub struct Spec {
     pub merge: Merge,
     /// What it waits for.
     pub barrier: Barrier,
+    /// What it has to do with scripts.
+    pub script: Script,
     /// What it is about.
     pub family: Family,
     /// The version that brought it.

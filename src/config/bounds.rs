@@ -191,6 +191,12 @@ ClusterLimits, Cluster {
     metric: "slotmux_bound_reached_total{bound=\"max_reply\"}",
     at: "the command gets an error of its own, and the connection is given up as a lost one";
 
+    script_cache, "script-cache": size = "16MiB", "64KiB" ..= "1GiB",
+    what: "Bytes of the scripts that clients have shown, kept to be loaded on nodes that lack them",
+    reason: "a thousand scripts of 16 KB: more than applications have, unless they write values into scripts",
+    metric: "slotmux_bound_reached_total{bound=\"script_cache\"}",
+    at: "the script that was shown or needed longest ago is forgotten: a node that lacks it answers NOSCRIPT";
+
     link_timeout, "link-timeout": duration = "15s", "50ms" ..= "1h",
     what: "How long a node may owe replies and send nothing before its connection is given up",
     reason: "the servers' default cluster-node-timeout: the cluster itself waits as long for a node, \

@@ -106,6 +106,7 @@ fn cluster(
         connections_per_node: reader
             .number(&settings::CONNECTIONS_PER_NODE, &both, MAX_CONNECTIONS_PER_NODE)
             .unwrap_or(1),
+        admin_commands: reader.is_on(&settings::ADMIN_COMMANDS, &both),
         limits: ClusterLimits::read(reader, &both),
     }
 }

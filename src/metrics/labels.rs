@@ -204,6 +204,7 @@ labelled! {
         MaxHeldBytes = "max_held_bytes",
         LinkQueue = "link_queue",
         MaxReply = "max_reply",
+        ScriptCache = "script_cache",
         LinkTimeout = "link_timeout",
         SlowlogLogSlowerThan = "slowlog_log_slower_than",
         SlowlogMaxLen = "slowlog_max_len",

@@ -22,6 +22,9 @@ pub fn merge(how: Merge, parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) {
         Merge::MinInt => {
             integers(parts).map(|all| write::integer(out, all.iter().copied().min().unwrap_or_default()))
         }
+        Merge::MaxInt => {
+            integers(parts).map(|all| write::integer(out, all.iter().copied().max().unwrap_or_default()))
+        }
         Merge::LogicalAnd => logical_and(parts, out),
         Merge::Concat => concat(parts, out),
         Merge::Union => union(parts, out),
@@ -39,6 +42,35 @@ pub fn merge(how: Merge, parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) {
         out.truncate(begin);
         write::error(out, "ERR the nodes' replies can't be merged: unexpected reply type");
     }
+}
+
+/// The reply of one of several nodes, each with its weight as `:N`: by chance, of those that are no null. `dice` is from 0
+/// up to 1. The first reply if all are null; the first error, if there is any.
+#[must_use]
+pub fn by_weight<'a>(parts: &[(&[u8], &'a [u8])], dice: f64) -> &'a [u8] {
+    let is_error = |reply: &[u8]| reply.first() == Some(&b'-');
+    if let Some((_, error)) = parts.iter().find(|(_, reply)| is_error(reply)) {
+        return error;
+    }
+    let is_null = |reply: &[u8]| reply.starts_with(b"$-1") || reply.starts_with(b"_");
+    // A weight that cannot be read counts as a key.
+    let weight = |size: &[u8]| integers(&[size]).map_or(1, |size| size[0].max(1)) as f64;
+    let some: Vec<(f64, &'a [u8])> = parts
+        .iter()
+        .filter(|(_, reply)| !is_null(reply))
+        .map(|(size, reply)| (weight(size), *reply))
+        .collect();
+    let mut left = dice * some.iter().map(|(weight, _)| weight).sum::<f64>();
+    for (weight, reply) in &some {
+        left -= weight;
+        if left < 0.0 {
+            return reply;
+        }
+    }
+    some.last()
+        .map(|(_, reply)| *reply)
+        .or_else(|| parts.first().map(|(_, reply)| *reply))
+        .unwrap_or_default()
 }
 
 fn integers(parts: &[&[u8]]) -> Option<Vec<i64>> {
@@ -166,6 +198,19 @@ mod tests {
         assert_eq!(merged(Merge::Union, &parts, &[]), "*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n");
         let parts = ["*2\r\n$1\r\na\r\n:3\r\n", "*2\r\n$1\r\na\r\n:-1\r\n"];
         assert_eq!(merged(Merge::SumByName(Topics::Channels), &parts, &[]), "*2\r\n$1\r\na\r\n:2\r\n");
+    }
+
+    #[test]
+    fn a_reply_is_taken_by_its_weight() {
+        let parts: [(&[u8], &[u8]); 4] =
+            [(b":0\r\n", b"$-1\r\n"), (b":10\r\n", b"a"), (b":30\r\n", b"b"), (b":5\r\n", b"_\r\n")];
+        let taken = |dice: f64| by_weight(&parts, dice);
+        assert_eq!(
+            (taken(0.0), taken(0.24), taken(0.26), taken(0.999)),
+            (&b"a"[..], &b"a"[..], &b"b"[..], &b"b"[..])
+        );
+        assert_eq!(by_weight(&parts[..1], 0.5), b"$-1\r\n");
+        assert_eq!(by_weight(&[(b":1\r\n", b"a"), (b"-x\r\n", b"-ERR x\r\n")], 0.0), b"-ERR x\r\n");
     }
 
     #[test]

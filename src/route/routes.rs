@@ -96,6 +96,11 @@ impl Routes {
         self.nodes.get(usize::from(self.owners[usize::from(slot)]))
     }
 
+    /// What the table says of the shard whose primary is at `addr`.
+    pub fn shard_at(&self, addr: &NodeAddr) -> Option<&Shard> {
+        self.table.as_ref()?.shard_at(addr)
+    }
+
     /// Since when `slot`, which has no owner, has had none.
     pub fn uncovered_since(&self, slot: u16) -> Instant {
         self.uncovered.get(&slot).copied().unwrap_or(self.begun)
@@ -103,14 +108,18 @@ impl Routes {
 
     /// A slot of every shard that owns one: each names its shard until the table changes.
     pub fn shard_slots(&self) -> Vec<u16> {
-        let mut first: HashMap<u16, u16> = HashMap::new();
-        for (slot, owner) in self.owners.iter().enumerate() {
-            if *owner != NO_SHARD {
-                first.entry(*owner).or_insert(slot as u16);
+        let (mut slots, mut seen, mut last) = (Vec::new(), vec![false; self.nodes.len()], NO_SHARD);
+        for (slot, owner) in (0..).zip(&self.owners) {
+            // Ranges are long: mostly it is the owner of the slot before.
+            if *owner != last
+                && let Some(seen) = seen.get_mut(usize::from(*owner))
+            {
+                if !std::mem::replace(seen, true) {
+                    slots.push(slot);
+                }
+                last = *owner;
             }
         }
-        let mut slots: Vec<u16> = first.into_values().collect();
-        slots.sort_unstable();
         slots
     }
 

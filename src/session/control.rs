@@ -10,9 +10,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
 use super::clients::{Filter, Found};
+use super::scripts::Scripts;
 use super::slowlog::SlowLog;
 use super::{Order, Worker};
 use crate::command::{Flags, Spec};
+use crate::config::ClusterLimits;
 use crate::metrics::Closed;
 use crate::route::pubsub::Counts;
 
@@ -25,6 +27,8 @@ pub struct Control {
     inboxes: Vec<mpsc::Sender<Message>>,
     /// What the clients of all workers are subscribed to.
     pub(super) subscribed: Arc<Counts>,
+    /// The scripts that its clients have shown.
+    pub(super) scripts: Arc<Scripts>,
     /// What took its clients long.
     pub(super) slowlog: SlowLog,
     /// What each worker takes when it starts.
@@ -78,12 +82,18 @@ impl Pause {
 }
 
 impl Control {
-    /// For so many workers.
+    /// For so many workers of a cluster.
     #[must_use]
-    pub fn new(workers: usize) -> Arc<Self> {
+    pub fn new(workers: usize, limits: &ClusterLimits) -> Arc<Self> {
         let (inboxes, receivers): (_, Vec<_>) = (0..workers).map(|_| mpsc::channel(INBOX)).unzip();
         let receivers = Mutex::new(receivers.into_iter().map(Some).collect());
-        Arc::new(Control { inboxes, subscribed: Arc::default(), slowlog: SlowLog::default(), receivers })
+        Arc::new(Control {
+            inboxes,
+            subscribed: Arc::default(),
+            scripts: Scripts::new(limits.script_cache),
+            slowlog: SlowLog::default(),
+            receivers,
+        })
     }
 
     /// Asks all workers; what they found, those that have ended left out.

@@ -6,7 +6,7 @@ use super::input::{Input, Stop};
 use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
-use crate::command::{Barrier, CommandError, Flags, Listen, Local, Route, Spec, Transact, resolve};
+use crate::command::{Barrier, CommandError, Flags, Listen, Local, Route, Script, Spec, Transact, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -279,6 +279,9 @@ impl Turn {
         if planner.state.subscriptions.is_some() && planner.is_restricted(spec, route, args) {
             return;
         }
+        if spec.script != Script::None {
+            planner.session.see_script(spec.script, args);
+        }
         if client.transaction.is_some() && !route.is_immediate() {
             return client.queue(spec, route, args, source.bytes(), planner);
         }
@@ -291,6 +294,7 @@ impl Turn {
             Route::AnyShard => planner.anywhere(spec, source),
             Route::Blocking => planner.blocking(spec, args, source),
             Route::Replicas => planner.replicas(spec, args, source),
+            Route::Survey(survey) => planner.survey(spec, survey, source),
             Route::Local(local) => {
                 *closing |= local == Local::Quit;
                 client.answer_alone(local, spec, args, planner);

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::noscript::{Asked, Before};
 use crate::backend::Ticket;
 use crate::command::{Learned, Route};
 use crate::net::NodeAddr;
@@ -50,6 +51,8 @@ pub(crate) struct Held {
     pub(crate) tables: u64,
     pub(crate) history: History,
     pub(crate) unconfirmed: Option<Unconfirmed>,
+    /// What goes in front of it.
+    pub(crate) before: Before,
     /// A later command that shares a key with it took effect.
     pub(crate) forbidden: bool,
     /// It was refused for a reason that passes: what follows would overtake it the moment that it does.
@@ -65,6 +68,10 @@ pub(crate) struct History {
     pub(crate) sent: bool,
     /// The last error that the cluster gave for it, as it was sent.
     pub(crate) error: Option<Bytes>,
+    /// The link on which the script that it calls was loaded last; 0 is none.
+    pub(crate) loaded: u32,
+    /// A question about its script is on its way in its place.
+    pub(crate) asked: Option<Box<Asked>>,
 }
 
 #[derive(Debug)]
@@ -195,6 +202,13 @@ impl Lanes {
         }
         let at = lane.on_way.iter().position(|on_way| on_way.ticket == ticket);
         at.and_then(|at| lane.on_way.remove(at)).map(|on_way| on_way.history).unwrap_or_default()
+    }
+
+    /// Whether what is on its way for `ticket` is a question about its script.
+    pub(crate) fn is_asked(&self, slot: u16, ticket: Ticket) -> bool {
+        let lane = self.by_slot.get(&slot);
+        let on_way = lane.and_then(|lane| lane.on_way.iter().find(|on_way| on_way.ticket == ticket));
+        on_way.is_some_and(|on_way| on_way.history.asked.is_some())
     }
 
     /// Notes that a command took effect, or may have: those before it must not be repeated after it.

@@ -97,7 +97,6 @@ impl Client {
             Local::ClientTrackinginfo => tracking(self.protocol, out),
             Local::ClientSetinfo => set_info(args, out),
             Local::ClientId => write::integer(out, self.id as i64),
-            Local::Info => super::info::answer(args, worker, self.protocol, out),
             Local::Cluster(what) => super::cluster::answer(what, args, session, self.protocol, out),
             Local::Slowlog(what) => worker.control.slowlog.answer(what, args, out),
             Local::Command => reply::command(&worker.topology.learned(), resp3, out),

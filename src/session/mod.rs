@@ -11,6 +11,7 @@ mod control;
 mod dispatch;
 mod entry;
 mod errand;
+mod everywhere;
 mod gather;
 mod info;
 mod input;
@@ -18,6 +19,7 @@ mod intake;
 mod lanes;
 mod local;
 mod monitor;
+mod noscript;
 mod output;
 mod pending;
 mod pump;
@@ -26,9 +28,12 @@ mod recover;
 mod relief;
 mod replies;
 mod round;
+mod scan;
+mod scripts;
 mod slowlog;
 mod spin;
 mod subscribe;
+mod survey;
 mod timeout;
 mod transaction;
 mod turn;
@@ -54,6 +59,7 @@ use about::About;
 pub use control::Control;
 use errand::Blocked;
 use pending::State;
+pub use scripts::Scripts;
 use watching::Watch;
 pub use worker::Worker;
 
@@ -150,6 +156,9 @@ impl Session {
     #[inline]
     fn answered(&self, state: &mut State, ticket: Ticket, reply: Reply<'_>, request: Request<'_>) -> bool {
         if state.lanes.is_some() {
+            if self.script_told(state, ticket, Some(reply.bytes())) {
+                return true;
+            }
             self.watched_answer(state, ticket, request.bytes());
         }
         // Not a late one, whose client was told that there was no reply in time.

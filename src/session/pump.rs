@@ -8,6 +8,7 @@ use super::Session;
 use super::entry::Progress;
 use super::gather::Gather;
 use super::lanes::{Held, Lanes, Next, Touched};
+use super::noscript::Before;
 use super::pending::State;
 use super::recover::backoff;
 use crate::backend::{Down, Link, Reply, Ticket};
@@ -71,7 +72,7 @@ impl Session {
                         break;
                     }
                     Step::Send(link) => {
-                        let Some(held) = lanes.release(slot) else { break };
+                        let Some(mut held) = lanes.release(slot) else { break };
                         if self.spread(state, &mut lanes, routes, &held) {
                             due = Some(now);
                             continue;
@@ -83,7 +84,7 @@ impl Session {
                             state.wrote |= link.bit();
                         }
                         let earlier = state.earlier(held.ticket);
-                        self.send_held(&link, &held, earlier);
+                        self.send_held(&link, &mut held, earlier);
                         lanes.sent(slot, held.ticket, link.id(), held.history, alone);
                         sent = true;
                     }
@@ -168,6 +169,15 @@ impl Session {
         if now < held.not_before && !new_table && !expired {
             return Step::Wait(held.not_before.min(deadline));
         }
+        self.settle_doubt(held);
+        if let Before::Exists(doubt) = &held.before {
+            let link = self.worker.backend.link(doubt.link).filter(|link| link.takes_commands());
+            return match link {
+                Some(link) if way.allows(link.id()) => Step::Send(link),
+                Some(_) => Step::WaitForReply,
+                None => Step::OwnReply,
+            };
+        }
         let tried = held.history.tries > 0;
         let target = match &held.next {
             Next::Ask(addr) => routes.node(addr),
@@ -198,7 +208,7 @@ impl Session {
     }
 
     /// Whether something has lasted for longer than a whole deadline: then waiting helps nobody.
-    fn is_long(&self, since: Instant) -> bool {
+    pub(super) fn is_long(&self, since: Instant) -> bool {
         since.elapsed() > self.settings.limits.command_deadline
     }
 
@@ -224,14 +234,15 @@ impl Session {
         Step::Wait(held.not_before.min(deadline))
     }
 
-    fn send_held(self: &Rc<Self>, link: &Link, held: &Held, earlier: u32) {
+    fn send_held(self: &Rc<Self>, link: &Link, held: &mut Held, earlier: u32) {
+        let request = self.request_of(link, held);
         if matches!(held.next, Next::Ask(_)) {
             link.push_asking();
         }
         if held.history.sent {
             self.worker.backend.metrics.replays.add(1);
         }
-        link.push_block(self.clone(), held.ticket, held.request.clone(), earlier);
+        link.push_block(self.clone(), held.ticket, request, earlier);
     }
 
     /// Answers a held command with the cluster's last error, word for word, or with the proxy's own.

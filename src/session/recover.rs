@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::entry::{Pending, Progress};
 use super::gather::Gather;
 use super::lanes::{Held, History, Next, Touched, Unconfirmed};
+use super::noscript::Before;
 use super::pending::State;
 use super::{Order, Session};
 use crate::backend::{Link, Loss, Reply, Request, Ticket};
@@ -45,8 +46,13 @@ impl Session {
         request: Request<'_>,
     ) -> bool {
         let from = request.link().addr().clone();
+        if self.script_told(state, ticket, Some(reply)) {
+            return true;
+        }
         let slot = state.slot(ticket);
-        let Some(signal) = self.signal(reply, request.link(), slot) else { return false };
+        let Some(signal) = self.signal(reply, request.link(), slot) else {
+            return self.is_unknown_script(state, ticket, reply, request);
+        };
         let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return false };
         // Scripts, functions and modules can answer with such a text of their own making.
         let may_be_own = spec.is_foreign();
@@ -185,6 +191,7 @@ impl Session {
             tables: u64::MAX,
             history: History::default(),
             unconfirmed: None,
+            before: Before::Nothing,
             forbidden: false,
             alone: false,
         }
@@ -195,6 +202,9 @@ impl Session {
         let slot = state.slot(ticket);
         // Dropped with those that were held before it: as when the whole client has gone.
         let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return loss.sent };
+        if self.script_told(state, ticket, None) {
+            return false;
+        }
         let mut history = state.lanes().back(slot, ticket);
         self.worker.topology.ask(Cause::Connection, None);
         let backend = &self.worker.backend;

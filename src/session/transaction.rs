@@ -102,7 +102,7 @@ impl Transaction {
             Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
             Route::Listen(_) => return Err(refused(CHANGES)),
             Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
-            Route::AllShards | Route::Replicas => {
+            Route::AllShards | Route::Survey(_) | Route::Replicas => {
                 return Err(refused("it goes to several nodes, and a transaction to one"));
             }
             Route::Clients(_) => {

@@ -13,6 +13,7 @@ use super::Session;
 use super::control::{Control, Paused};
 use super::pending::{State, Told};
 use super::round::Levels;
+use super::scripts::ScriptCache;
 use super::spin::Spin;
 use crate::backend::Backend;
 use crate::config::{ClusterConfig, SessionConfig};
@@ -53,6 +54,8 @@ pub struct Worker {
     pub(super) paused: Paused,
     /// What holds for the clients of each of its listeners.
     settings: Vec<Arc<SessionConfig>>,
+    /// The scripts that clients have shown.
+    pub(super) scripts: ScriptCache,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
     pub drain: CancellationToken,
     pub(super) spin: Spin,
@@ -87,6 +90,7 @@ impl Worker {
         let slow_nanos = slow.map_or(u64::MAX, |slow| slow.as_nanos() as u64);
         Rc::new(Worker {
             spin,
+            scripts: ScriptCache::new(control.scripts.clone()),
             backend,
             routes,
             hub,
