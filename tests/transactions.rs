@@ -273,3 +273,27 @@ fn a_transaction_keeps_its_place_among_the_clients_other_commands() {
     }
     assert_eq!(client.pipeline(&commands), expected);
 }
+
+#[test]
+fn a_script_that_the_node_lacks_is_loaded_before_the_transaction_that_calls_it() {
+    let (cluster, proxy) = start(&[]);
+    let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
+    let (name, mut client) = (key(SLOT, "n"), proxy.connect());
+    let sha = client.cmd(&["SCRIPT", "LOAD", "return redis.call('INCR', KEYS[1])"]).text();
+    let call = ["EVALSHA", &sha, "1", &name];
+    assert_eq!(exec(&mut client, &[&call]), array(vec![Value::Int(1)]));
+    cluster.ask(from, &["SCRIPT", "FLUSH"]);
+    assert_eq!(exec(&mut client, &[&call, &call]), array(vec![Value::Int(2), Value::Int(3)]));
+    // Across ASK: the script goes before ASKING, which is for the very next command.
+    cluster.ask(to, &["SCRIPT", "FLUSH"]);
+    cluster.begin_migration(SLOT, from, to);
+    cluster.move_keys(SLOT, from, to);
+    assert_eq!(exec(&mut client, &[&call]), array(vec![Value::Int(4)]));
+    cluster.finish_migration(SLOT, from, to);
+    for node in [from, to] {
+        cluster.ask(node, &["SCRIPT", "FLUSH"]);
+    }
+    assert_eq!(client.cmd(&["WATCH", &name]), Value::ok());
+    assert_eq!(exec(&mut client, &[&call]), array(vec![Value::Int(5)]));
+    assert_eq!(proxy.metric("slotmux_server_errors_total"), 0.0);
+}

@@ -21,6 +21,13 @@ impl Link {
         self.push_internal(&request);
     }
 
+    /// Queues `SCRIPT LOAD`.
+    pub fn push_script(&self, text: &[u8]) {
+        let mut request = Vec::with_capacity(text.len() + 64);
+        write::request(&mut request, [&b"SCRIPT"[..], b"LOAD", text].into_iter());
+        self.push_internal(&request);
+    }
+
     /// Queues `UNWATCH`: whoever gets this connection next finds nothing watched.
     pub fn push_unwatch(&self) {
         self.push_internal(UNWATCH);

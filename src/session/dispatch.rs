@@ -24,15 +24,15 @@ use crate::topology::Cause;
 pub(super) enum Source<'a> {
     Slice(&'a [u8]),
     Owned(&'a Bytes),
-    /// Several requests in one piece, to which so many replies come before the last one.
-    Block(&'a Bytes, u32),
+    /// Several requests in one piece, to which so many replies come before the last one; whether they call scripts.
+    Block(&'a Bytes, u32, bool),
 }
 
 impl<'a> Source<'a> {
     pub(super) fn bytes(self) -> &'a [u8] {
         match self {
             Source::Slice(bytes) => bytes,
-            Source::Owned(bytes) | Source::Block(bytes, _) => bytes,
+            Source::Owned(bytes) | Source::Block(bytes, ..) => bytes,
         }
     }
 
@@ -43,7 +43,7 @@ impl<'a> Source<'a> {
     pub(super) fn to_bytes(self) -> Bytes {
         match self {
             Source::Slice(bytes) => Bytes::copy_from_slice(bytes),
-            Source::Owned(bytes) | Source::Block(bytes, _) => bytes.clone(),
+            Source::Owned(bytes) | Source::Block(bytes, ..) => bytes.clone(),
         }
     }
 }
@@ -102,19 +102,13 @@ impl Planner<'_> {
     }
 
     /// Sends requests of one slot in one piece, to which so many replies come before the one that counts.
-    pub(super) fn block(
-        &mut self,
-        spec: &'static Spec,
-        slot: u16,
-        keys: usize,
-        requests: &Bytes,
-        earlier: u32,
-    ) {
+    pub(super) fn block(&mut self, spec: &'static Spec, slot: u16, keys: usize, block: Source<'_>) {
+        let earlier = if let Source::Block(_, earlier, _) = block { earlier } else { 0 };
         let ticket = Ticket { seq: self.state.next_seq(), part: 0 };
-        let (started, spec, len) = (self.now, Some(spec), requests.len() as u32);
+        let (started, spec, len) = (self.now, Some(spec), block.len() as u32);
         let progress = Progress::Waiting;
         self.state.push(Pending { started, spec, len, slot, link: 0, earlier, silent: false, progress });
-        self.send(ticket, slot, keys, Source::Block(requests, earlier));
+        self.send(ticket, slot, keys, block);
     }
 
     /// Notes a command that is answered once something else has happened; its number.
@@ -183,7 +177,12 @@ impl Planner<'_> {
         let kept = match request {
             Source::Slice(bytes) => link.push(session, ticket, bytes),
             Source::Owned(bytes) => link.push_bytes(session, ticket, bytes.clone()),
-            Source::Block(bytes, earlier) => link.push_block(session, ticket, bytes.clone(), earlier),
+            Source::Block(bytes, earlier, scripts) => {
+                if scripts {
+                    session.load_scripts(link, bytes);
+                }
+                link.push_block(session, ticket, bytes.clone(), earlier)
+            }
         };
         if kept >= self.session.worker.config.limits.link_queue {
             self.full = Some(link.clone());
@@ -249,7 +248,7 @@ impl Planner<'_> {
     pub(super) fn part(&mut self, seq: u64, slot: u16, keys: usize, request: Source<'_>) {
         let Some(gather) = self.state.parts(seq) else { return };
         let part = gather.add(slot, 0);
-        if let Source::Block(_, earlier) = request {
+        if let Source::Block(_, earlier, _) = request {
             gather.set_earlier(part, earlier);
         }
         self.send(Ticket { seq, part }, slot, keys, request);

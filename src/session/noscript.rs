@@ -13,7 +13,7 @@ use super::pending::State;
 use super::scripts::{Sha, sha};
 use super::{Session, Worker};
 use crate::backend::{Link, Loss, Receiver, Reply, Request, Ticket};
-use crate::command::Script;
+use crate::command::{Script, resolve};
 use crate::metrics::{Reached, ServerError};
 use crate::protocol::{Args, RequestFramer, RequestLimits, write};
 
@@ -150,6 +150,25 @@ impl Session {
             && self.worker.scripts.was_absent(*link, script.sha, *told)
         {
             (held.before, held.alone) = (Before::Load(script.clone()), false);
+        }
+    }
+
+    /// Loads the scripts that a block calls by their hashes: a NOSCRIPT inside it could not be repeated.
+    #[cold]
+    pub(super) fn load_scripts(&self, link: &Link, mut requests: &[u8]) {
+        let (mut framer, mut loaded) = (RequestFramer::default(), Vec::new());
+        while let Ok(Some(framed)) = framer.next(requests, &RequestLimits::NONE) {
+            let (request, rest) = requests.split_at(framed.len);
+            let args = framer.args(request);
+            if resolve(&args).is_ok_and(|spec| spec.script == Script::Hash)
+                && let Some(sha) = sha(args.get(1))
+                && !loaded.contains(&sha)
+                && let Some(text) = self.worker.scripts.text(args.get(1))
+            {
+                loaded.push(sha);
+                link.push_script(&text);
+            }
+            requests = rest;
         }
     }
 

@@ -236,6 +236,9 @@ impl Session {
 
     fn send_held(self: &Rc<Self>, link: &Link, held: &mut Held, earlier: u32) {
         let request = self.request_of(link, held);
+        if earlier > 0 {
+            self.load_scripts(link, &request);
+        }
         if matches!(held.next, Next::Ask(_)) {
             link.push_asking();
         }

@@ -10,7 +10,7 @@ use super::dispatch::{Planner, Source};
 use super::gather::Gather;
 use super::local::Client;
 use crate::backend::{Reply, Ticket};
-use crate::command::{Barrier, Flags, KeyError, Merge, Route, Spec, Transact, resolve};
+use crate::command::{Barrier, Flags, KeyError, Merge, Route, Script, Spec, Transact, resolve};
 use crate::config::{CrossSlot, SessionLimits};
 use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, RequestFramer, RequestLimits, write};
@@ -46,6 +46,8 @@ struct Block {
     slot: Option<u16>,
     keys: usize,
     commands: u32,
+    /// Whether any of them calls a script by its hash.
+    scripts: bool,
     requests: Vec<u8>,
 }
 
@@ -114,6 +116,7 @@ impl Transaction {
         let block = &mut self.blocks[at];
         block.keys += slot.map_or(0, |(_, keys)| keys);
         block.commands += 1;
+        block.scripts |= spec.script == Script::Hash;
         block.requests.extend_from_slice(request);
         self.order.push(at as u32);
         Ok(())
@@ -256,7 +259,8 @@ impl Client {
             return blocks.into_iter().for_each(|block| {
                 let slot = block.slot.or_else(|| planner.routes.any_slot()).unwrap_or(0);
                 let (keys, earlier) = (block.keys, block.commands + 1);
-                planner.block(spec, slot, keys, &block.finish(), earlier);
+                let scripts = block.scripts;
+                planner.block(spec, slot, keys, Source::Block(&block.finish(), earlier, scripts));
             });
         }
         let parts = blocks.len() as u32;
@@ -285,7 +289,7 @@ impl Client {
 
 impl Block {
     fn new(slot: Option<u16>) -> Self {
-        Block { slot, keys: 0, commands: 0, requests: MULTI.to_vec() }
+        Block { slot, keys: 0, commands: 0, scripts: false, requests: MULTI.to_vec() }
     }
 
     fn finish(mut self) -> Bytes {
@@ -302,7 +306,8 @@ impl Planner<'_> {
         for block in blocks {
             let slot = block.slot.or_else(|| self.routes.any_slot()).unwrap_or(0);
             let (keys, earlier) = (block.keys, block.commands + 1);
-            self.part(seq, slot, keys, Source::Block(&block.finish(), earlier));
+            let scripts = block.scripts;
+            self.part(seq, slot, keys, Source::Block(&block.finish(), earlier, scripts));
         }
         let Some(part) = self.state.parts(seq).map(|gather| gather.add(0, 0)) else { return };
         let metrics = &self.session.worker.backend.metrics;

@@ -151,6 +151,7 @@ impl Errand {
         }
         let learned = self.session.worker.topology.learned().clone();
         let writes = !Touched::by(&block, &learned).is_some_and(|touched| touched.reads_only);
+        self.session.load_scripts(&link, &block);
         if watch.asked {
             link.push_asking();
         }
