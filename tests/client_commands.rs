@@ -326,6 +326,27 @@ fn clients_that_wait_are_shown_unblocked_and_killed_whatever_their_worker() {
 }
 
 #[test]
+fn subscribers_are_shown_and_killed_by_their_type() {
+    let mut setup = Setup::start();
+    for (at, words) in [(1, &["SUBSCRIBE", "a", "b"][..]), (2, &["PSUBSCRIBE", "p*"]), (3, &["MONITOR"])] {
+        setup.clients[at].client.send(words);
+        // A confirmation for each channel.
+        setup.clients[at].client.read_values((words.len() - 1).max(1));
+    }
+    let listed = lines(&setup.ask(0, &["CLIENT", "LIST"]));
+    let shown = |at: usize| ["flags", "sub", "psub", "ssub"].map(|field| listed[at][field].clone());
+    assert_eq!(shown(0), ["N", "0", "0", "0"]);
+    assert_eq!(shown(1), ["P", "2", "0", "0"]);
+    assert_eq!(shown(2), ["P", "0", "1", "0"]);
+    assert_eq!(shown(3), ["O", "0", "0", "0"]);
+    assert_eq!(lines(&setup.ask(0, &["CLIENT", "LIST", "TYPE", "pubsub"])).len(), 2);
+    assert_eq!(setup.ask(0, &["CLIENT", "KILL", "TYPE", "pubsub"]).int(), 2);
+    has_ended(&mut setup.clients[1].client);
+    has_ended(&mut setup.clients[2].client);
+    eventually(SOON, || lines(&setup.ask(0, &["CLIENT", "LIST"])).len() == 4);
+}
+
+#[test]
 fn clients_of_another_cluster_are_nobodys_business() {
     let clusters = [TestCluster::primaries(1), TestCluster::primaries(1)];
     let folder = tempfile::tempdir().unwrap();

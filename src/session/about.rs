@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::Session;
 use super::local::quoting;
+use super::monitor::Monitoring;
 use super::pending::State;
 use crate::command::NAMES;
 use crate::protocol::{Args, Protocol, write};
@@ -23,8 +24,6 @@ pub(crate) struct About {
     pub(super) resp3: Cell<bool>,
     pub(super) no_evict: Cell<bool>,
     pub(super) name: RefCell<Vec<u8>>,
-    /// How many channels, patterns and shard channels it is subscribed to.
-    pub(super) subscriptions: Cell<[usize; 3]>,
 }
 
 impl About {
@@ -38,7 +37,6 @@ impl About {
             resp3: Cell::new(false),
             no_evict: Cell::new(false),
             name: RefCell::default(),
-            subscriptions: Cell::default(),
         }
     }
 
@@ -77,15 +75,12 @@ impl About {
         now.saturating_sub(self.since) / 1_000_000_000
     }
 
-    /// Whether it is subscribed to anything.
-    pub(super) fn subscribes(&self) -> bool {
-        self.subscriptions.get() != [0; 3]
-    }
-
     /// As a server's letters, as far as they mean something here.
-    fn flags(&self, blocked: bool) -> String {
+    fn flags(&self, state: &State, blocked: bool) -> String {
+        let own = state.subscriptions.as_ref();
         let letters = [
-            ('P', self.subscribes()),
+            ('O', own.is_some_and(|own| own.monitoring == Monitoring::Yes)),
+            ('P', own.is_some_and(|own| own.counts() != [0; 3])),
             ('x', self.multi.get() >= 0),
             ('b', blocked),
             ('e', self.no_evict.get()),
@@ -112,8 +107,8 @@ impl Session {
         out.extend_from_slice(line.as_bytes());
         out.extend_from_slice(&about.name.borrow());
         line.clear();
-        let [sub, psub, ssub] = about.subscriptions.get();
-        let (age, flags, multi) = (about.age(now), about.flags(self.is_blocked()), about.multi.get());
+        let [sub, psub, ssub] = state.subscriptions.as_ref().map_or([0; 3], |own| own.counts());
+        let (age, flags, multi) = (about.age(now), about.flags(state, self.is_blocked()), about.multi.get());
         let (input, output) = (state.kept_told.input, state.unread());
         let memory = input + state.out.memory() + state.early;
         let events = if state.out.is_empty() { "r" } else { "rw" };

@@ -49,7 +49,8 @@ impl Session {
         let is = |wanted: &Option<Vec<u8>>, text: String| {
             wanted.as_ref().is_none_or(|wanted| *wanted == text.into_bytes())
         };
-        let kind = if self.about.subscribes() { Kind::Pubsub } else { Kind::Normal };
+        let subscribes = state.subscriptions.as_ref().is_some_and(|own| own.counts() != [0; 3]);
+        let kind = if subscribes { Kind::Pubsub } else { Kind::Normal };
         let meant = !state.gone
             && filter.not != Some(self.id)
             && filter.ids.as_ref().is_none_or(|ids| ids.contains(&self.id))

@@ -65,7 +65,7 @@ pub(super) struct Planner<'a> {
 
 impl Planner<'_> {
     /// Sends a request whose keys all hash to one slot, or answers it with the reason why not.
-    #[inline]
+    #[inline(always)]
     pub(super) fn keyed(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
         match plan::slot(spec, args) {
             Ok((slot, keys)) => self.one(spec, slot, keys, request),

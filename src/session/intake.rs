@@ -262,8 +262,9 @@ impl Turn {
         }
     }
 
+    /// Carries out one command.
     #[allow(clippy::too_many_arguments)]
-    #[inline]
+    #[inline(always)]
     fn go(
         client: &mut Client,
         closing: &mut bool,
@@ -286,6 +287,24 @@ impl Turn {
             return client.queue(spec, route, args, source.bytes(), planner);
         }
         planner.writes = !spec.is_readonly();
+        match route {
+            Route::Keyed => planner.keyed(spec, args, source),
+            _ => Self::go_elsewhere(client, closing, spec, route, args, source, planner),
+        }
+    }
+
+    /// The same for what has no slot of its own: apart, so that the way of all other commands stays short.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(never)]
+    fn go_elsewhere(
+        client: &mut Client,
+        closing: &mut bool,
+        spec: &'static Spec,
+        route: Route,
+        args: &Args<'_>,
+        source: Source<'_>,
+        planner: &mut Planner<'_>,
+    ) {
         match route {
             Route::Keyed => planner.keyed(spec, args, source),
             Route::BySlotNumber => planner.by_slot_number(spec, args, source),

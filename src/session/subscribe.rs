@@ -56,6 +56,11 @@ impl Subscriptions {
         self.topics[kind as usize].contains(name)
     }
 
+    /// How many channels, patterns and channels of shards it is subscribed to.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [Topics::Channels, Topics::Patterns, Topics::Shards].map(|kind| self.topics[kind as usize].len())
+    }
+
     /// As the replies count: channels of shards are counted alone.
     fn count(&self, kind: Topics) -> usize {
         let len = |kind: Topics| self.topics[kind as usize].len();
