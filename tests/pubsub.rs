@@ -478,3 +478,24 @@ fn a_subscriber_that_does_not_read_is_closed_as_a_server_does_it() {
     drown(&["--pubsub-output-hard", "1MiB"]);
     drown(&["--pubsub-output-soft", "64KiB", "--pubsub-output-grace", "300ms"]);
 }
+
+#[test]
+fn ones_own_message_comes_behind_the_reply() {
+    let (_cluster, proxy, _server) = setting();
+    let mut client = proxy.connect();
+    client.cmd(&["HELLO", "3"]);
+    client.cmd(&["SUBSCRIBE", "a"]);
+    for _ in 0..200 {
+        client.send_raw(
+            [encode(&["GET", "x"]), encode(&["PUBLISH", "a", "m"]), encode(&["GET", "y"])].concat(),
+        );
+        let mut published = false;
+        let mut replies = client.read_values(4);
+        for reply in &replies {
+            published |= *reply == Value::Int(1);
+            assert!(published || !matches!(reply, Value::Push(_)), "{replies:?}");
+        }
+        replies.retain(|reply| matches!(reply, Value::Push(_)));
+        assert_eq!(replies, [Value::Push(["message", "a", "m"].map(Value::bulk).to_vec())]);
+    }
+}

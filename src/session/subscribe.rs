@@ -1,6 +1,6 @@
 //! SUBSCRIBE and its kin: what a client is subscribed to, and what it may do meanwhile.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub(crate) struct Subscriptions {
     /// Since when its output has exceeded `pubsub_output_soft`, or 0.
     soft_since: u64,
     pub(super) monitoring: Monitoring,
+    /// Messages that wait for the reply to a PUBLISH of its own, and its number.
+    late: VecDeque<(u64, Vec<u8>)>,
+    late_bytes: usize,
 }
 
 /// A SUBSCRIBE or UNSUBSCRIBE, a step for each topic that it names.
@@ -239,6 +242,17 @@ impl Session {
         }
     }
 
+    /// What waited for the reply to a PUBLISH that is there now goes behind it.
+    #[inline]
+    pub(super) fn tell_late(&self, state: &mut State) {
+        let base = state.base();
+        let State { subscriptions: Some(own), out, .. } = state else { return };
+        while let Some((_, bytes)) = own.late.pop_front_if(|(seq, _)| *seq < base) {
+            own.late_bytes -= bytes.len();
+            out.push(bytes.into());
+        }
+    }
+
     /// Whether its output has been too large for too long, which only who is told unasked can be blamed for.
     pub(super) fn listens_too_slowly(&self, state: &mut State, now: u64) -> bool {
         let (unread, limits) = (state.out.len(), &self.settings.limits);
@@ -258,12 +272,22 @@ impl Session {
 
     /// Adds to the client's output what it is told unasked. It is closed if that is more than it may have.
     pub(super) fn tell(&self, state: &mut State, protocol: Protocol, messages: &Messages<'_>) {
-        match messages.shared(protocol) {
-            Some(bytes) => state.out.share(bytes),
-            None => messages.copy_to(protocol, state.out.tail()),
+        let publish = if protocol == Protocol::Resp3 { state.last_publish() } else { None };
+        let Some(own) = &mut state.subscriptions else { return };
+        match (publish.or(own.late.back().map(|(seq, _)| *seq)), messages.shared(protocol)) {
+            // Its own message comes behind the reply, as on a server since 7.2.
+            (Some(seq), _) => {
+                let mut bytes = Vec::new();
+                messages.copy_to(protocol, &mut bytes);
+                own.late_bytes += bytes.len();
+                own.late.push_back((seq, bytes));
+            }
+            (None, Some(bytes)) => state.out.share(bytes),
+            (None, None) => messages.copy_to(protocol, state.out.tail()),
         }
         self.wakeup.wake();
-        let over = state.out.len() > self.settings.limits.pubsub_output_hard;
+        let late = state.subscriptions.as_ref().map_or(0, |own| own.late_bytes);
+        let over = state.out.len() + late > self.settings.limits.pubsub_output_hard;
         if over && !matches!(self.order.get(), Order::Close(_)) {
             self.worker.backend.metrics.reached[Reached::PubsubOutputHard.index()].add(1);
             self.order(Order::Close(Closed::PubsubOutput));
