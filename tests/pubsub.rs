@@ -499,3 +499,33 @@ fn ones_own_message_comes_behind_the_reply() {
         assert_eq!(replies, [Value::Push(["message", "a", "m"].map(Value::bulk).to_vec())]);
     }
 }
+
+#[test]
+fn messages_come_also_where_replies_are_not_wanted() {
+    let (_cluster, proxy, server) = setting();
+    for hello in ["2", "3"] {
+        let mut both = Both::connect(&server, &proxy, 2, hello);
+        for (who, line) in [
+            (0, "CLIENT REPLY OFF"),
+            (0, "SUBSCRIBE a"),
+            (1, "PUBLISH a x"),
+            (0, "PING"),
+            (0, "UNSUBSCRIBE a"),
+            (0, "GET nothing"),
+            (0, "CLIENT REPLY ON"),
+            (0, "GET nothing"),
+        ] {
+            both.step(who, line);
+        }
+        both.end();
+    }
+    let mut client = proxy.connect();
+    for words in [["SUBSCRIBE", "a"], ["PSUBSCRIBE", "b*"], ["SSUBSCRIBE", "c"]] {
+        client.cmd(&words);
+    }
+    let list = proxy.connect().cmd(&["CLIENT", "LIST", "TYPE", "pubsub"]).text();
+    assert!(
+        list.lines().count() == 1 && list.contains(" flags=P ") && list.contains(" sub=1 psub=1 ssub=1 "),
+        "{list}"
+    );
+}

@@ -173,7 +173,11 @@ impl Planner<'_> {
 
     fn begin(&mut self, spec: &'static Spec, command: Command) {
         let waits = command.left > 0;
-        self.expect(spec, 0, 0);
+        let seq = self.expect(spec, 0, 0);
+        if let Some(pending) = self.state.get(seq) {
+            // CLIENT REPLY does not concern what is a push.
+            pending.silent = false;
+        }
         if let Some(own) = &mut self.state.subscriptions {
             own.pending = Some(command);
         }
@@ -218,6 +222,7 @@ impl Session {
             }
             write::integer(&mut reply, count as i64);
         }
+        self.about.subscriptions.set(own.topics.each_ref().map(HashSet::len));
         if own.is_empty() {
             state.subscriptions = None;
         }
@@ -229,6 +234,7 @@ impl Session {
     /// Ends all subscriptions: the client leaves, or resets its connection.
     pub(super) fn end_subscriptions(&self, state: &mut State) {
         let Some(own) = state.subscriptions.take() else { return };
+        self.about.subscriptions.set([0; 3]);
         if own.monitoring != Monitoring::No {
             self.worker.monitor.leave(self.id);
         }
