@@ -478,3 +478,54 @@ fn a_subscriber_that_does_not_read_is_closed_as_a_server_does_it() {
     drown(&["--pubsub-output-hard", "1MiB"]);
     drown(&["--pubsub-output-soft", "64KiB", "--pubsub-output-grace", "300ms"]);
 }
+
+#[test]
+fn ones_own_message_comes_behind_the_reply() {
+    let (_cluster, proxy, _server) = setting();
+    let mut client = proxy.connect();
+    client.cmd(&["HELLO", "3"]);
+    client.cmd(&["SUBSCRIBE", "a"]);
+    for _ in 0..200 {
+        client.send_raw(
+            [encode(&["GET", "x"]), encode(&["PUBLISH", "a", "m"]), encode(&["GET", "y"])].concat(),
+        );
+        let mut published = false;
+        let mut replies = client.read_values(4);
+        for reply in &replies {
+            published |= *reply == Value::Int(1);
+            assert!(published || !matches!(reply, Value::Push(_)), "{replies:?}");
+        }
+        replies.retain(|reply| matches!(reply, Value::Push(_)));
+        assert_eq!(replies, [Value::Push(["message", "a", "m"].map(Value::bulk).to_vec())]);
+    }
+}
+
+#[test]
+fn messages_come_also_where_replies_are_not_wanted() {
+    let (_cluster, proxy, server) = setting();
+    for hello in ["2", "3"] {
+        let mut both = Both::connect(&server, &proxy, 2, hello);
+        for (who, line) in [
+            (0, "CLIENT REPLY OFF"),
+            (0, "SUBSCRIBE a"),
+            (1, "PUBLISH a x"),
+            (0, "PING"),
+            (0, "UNSUBSCRIBE a"),
+            (0, "GET nothing"),
+            (0, "CLIENT REPLY ON"),
+            (0, "GET nothing"),
+        ] {
+            both.step(who, line);
+        }
+        both.end();
+    }
+    let mut client = proxy.connect();
+    for words in [["SUBSCRIBE", "a"], ["PSUBSCRIBE", "b*"], ["SSUBSCRIBE", "c"]] {
+        client.cmd(&words);
+    }
+    let list = proxy.connect().cmd(&["CLIENT", "LIST", "TYPE", "pubsub"]).text();
+    assert!(
+        list.lines().count() == 1 && list.contains(" flags=P ") && list.contains(" sub=1 psub=1 ssub=1 "),
+        "{list}"
+    );
+}

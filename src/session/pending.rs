@@ -11,6 +11,7 @@ use super::output::Output;
 use super::replies::Replies;
 use super::subscribe::Subscriptions;
 use crate::backend::{Reply, Ticket};
+use crate::command::Merge;
 use crate::metrics::{Owner, WorkerMetrics};
 
 /// Replies that came early are told of at once when there are so many bytes more of them.
@@ -108,6 +109,13 @@ impl State {
     /// When the first command was framed that has not been answered, by the worker's clock.
     pub(crate) fn oldest(&self) -> Option<u64> {
         self.queue.front().map(|pending| pending.started)
+    }
+
+    /// The number of the last command that publishes and has not been answered.
+    pub(crate) fn last_publish(&self) -> Option<u64> {
+        let publishes =
+            |pending: &Pending| pending.spec.is_some_and(|spec| matches!(spec.merge, Merge::Receivers(_)));
+        Some(self.base + self.queue.iter().rposition(publishes)? as u64)
     }
 
     /// Whether the first command waits for something that is no reply to it, and takes its time.

@@ -1,6 +1,6 @@
 //! SUBSCRIBE and its kin: what a client is subscribed to, and what it may do meanwhile.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub(crate) struct Subscriptions {
     /// Since when its output has exceeded `pubsub_output_soft`, or 0.
     soft_since: u64,
     pub(super) monitoring: Monitoring,
+    /// Messages that wait for the reply to a PUBLISH of its own, and its number.
+    late: VecDeque<(u64, Vec<u8>)>,
+    late_bytes: usize,
 }
 
 /// A SUBSCRIBE or UNSUBSCRIBE, a step for each topic that it names.
@@ -175,7 +178,11 @@ impl Planner<'_> {
 
     fn begin(&mut self, spec: &'static Spec, command: Command) {
         let waits = command.left > 0;
-        self.expect(spec, 0, 0);
+        let seq = self.expect(spec, 0, 0);
+        if let Some(pending) = self.state.get(seq) {
+            // CLIENT REPLY does not concern what is a push.
+            pending.silent = false;
+        }
         if let Some(own) = &mut self.state.subscriptions {
             own.pending = Some(command);
         }
@@ -220,6 +227,7 @@ impl Session {
             }
             write::integer(&mut reply, count as i64);
         }
+        self.about.subscriptions.set(own.topics.each_ref().map(HashSet::len));
         if own.is_empty() {
             state.subscriptions = None;
         }
@@ -231,6 +239,7 @@ impl Session {
     /// Ends all subscriptions: the client leaves, or resets its connection.
     pub(super) fn end_subscriptions(&self, state: &mut State) {
         let Some(own) = state.subscriptions.take() else { return };
+        self.about.subscriptions.set([0; 3]);
         if own.monitoring != Monitoring::No {
             self.worker.monitor.leave(self.id);
         }
@@ -241,6 +250,17 @@ impl Session {
         }
         for kind in Topics::ALL {
             own.topics[kind as usize].iter().for_each(|name| self.worker.hub.forget(kind, name, self.id));
+        }
+    }
+
+    /// What waited for the reply to a PUBLISH that is there now goes behind it.
+    #[inline]
+    pub(super) fn tell_late(&self, state: &mut State) {
+        let base = state.base();
+        let State { subscriptions: Some(own), out, .. } = state else { return };
+        while let Some((_, bytes)) = own.late.pop_front_if(|(seq, _)| *seq < base) {
+            own.late_bytes -= bytes.len();
+            out.push(bytes.into());
         }
     }
 
@@ -263,12 +283,22 @@ impl Session {
 
     /// Adds to the client's output what it is told unasked. It is closed if that is more than it may have.
     pub(super) fn tell(&self, state: &mut State, protocol: Protocol, messages: &Messages<'_>) {
-        match messages.shared(protocol) {
-            Some(bytes) => state.out.share(bytes),
-            None => messages.copy_to(protocol, state.out.tail()),
+        let publish = if protocol == Protocol::Resp3 { state.last_publish() } else { None };
+        let Some(own) = &mut state.subscriptions else { return };
+        match (publish.or(own.late.back().map(|(seq, _)| *seq)), messages.shared(protocol)) {
+            // Its own message comes behind the reply, as on a server since 7.2.
+            (Some(seq), _) => {
+                let mut bytes = Vec::new();
+                messages.copy_to(protocol, &mut bytes);
+                own.late_bytes += bytes.len();
+                own.late.push_back((seq, bytes));
+            }
+            (None, Some(bytes)) => state.out.share(bytes),
+            (None, None) => messages.copy_to(protocol, state.out.tail()),
         }
         self.wakeup.wake();
-        let over = state.out.len() > self.settings.limits.pubsub_output_hard;
+        let late = state.subscriptions.as_ref().map_or(0, |own| own.late_bytes);
+        let over = state.out.len() + late > self.settings.limits.pubsub_output_hard;
         if over && !matches!(self.order.get(), Order::Close(_)) {
             self.worker.backend.metrics.reached[Reached::PubsubOutputHard.index()].add(1);
             self.order(Order::Close(Closed::PubsubOutput));

@@ -90,6 +90,7 @@ impl Turn {
         if self.session.order.get() != Order::None && self.obey() {
             return Poll::Ready(());
         }
+        self.session.tell_late(&mut self.session.state.borrow_mut());
         self.closing |= self.worker.drain.is_cancelled();
         if (self.eof || self.closing) && self.session.is_on_errand() {
             self.end_errand();

@@ -42,6 +42,21 @@ async function main() {
   await assert.rejects(redis.lpush("s", "x"), /WRONGTYPE/);
   await assert.rejects(redis.rename("a", "b"), /CROSSSLOT/);
 
+  const subscriber = redis.duplicate();
+  const seen = [];
+  const all = new Promise((resolve) => {
+    const take = (text) => seen.push(text) === 3 && resolve();
+    subscriber.on("message", (channel, message) => take(`${channel} ${message}`));
+    subscriber.on("pmessage", (pattern, channel, message) => take(`${pattern} ${channel} ${message}`));
+  });
+  assert.equal(await subscriber.subscribe("one", "two"), 2);
+  assert.equal(await subscriber.psubscribe("o*"), 3);
+  assert.equal(await redis.publish("one", "hello"), 2);
+  assert.equal(await redis.publish("two", "you"), 1);
+  await all;
+  assert.deepEqual(seen.sort(), ["o* one hello", "one hello", "two you"]);
+  await subscriber.quit();
+
   console.log("restart");
   await restarted;
   assert.equal(await redis.get("s"), "v");

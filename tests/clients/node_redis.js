@@ -40,6 +40,22 @@ async function main() {
   await assert.rejects(client.lPush("s", "x"), /WRONGTYPE/);
   await assert.rejects(client.rename("a", "b"), /CROSSSLOT/);
 
+  const subscriber = client.duplicate();
+  await subscriber.connect();
+  const seen = [];
+  const all = new Promise((resolve) => {
+    const take = (message, channel) => seen.push(`${channel} ${message}`) === 4 && resolve();
+    Promise.all([subscriber.subscribe(["one", "two"], take), subscriber.pSubscribe("o*", take), subscriber.sSubscribe("s", take)])
+      .then(async () => {
+        assert.equal(await client.publish("one", "hello"), 2);
+        assert.equal(await client.publish("two", "you"), 1);
+        assert.equal(await client.sPublish("s", "there"), 1);
+      });
+  });
+  await all;
+  assert.deepEqual(seen.sort(), ["one hello", "one hello", "s there", "two you"]);
+  await subscriber.close();
+
   console.log("restart");
   await restarted;
   assert.equal(await client.get("s"), "v");

@@ -65,6 +65,56 @@ def pipelines(r):
     assert first == last == "v" and isinstance(wrong, redis.ResponseError)
 
 
+def messages(r):
+    def following(p):
+        message = p.get_message(timeout=10)
+        return message["type"], message["channel"], message["data"]
+
+    with r.pubsub() as p:
+        p.subscribe("one", "two")
+        p.psubscribe("o*")
+        got = [following(p) for _ in range(3)]
+        assert got == [("subscribe", "one", 1), ("subscribe", "two", 2), ("psubscribe", "o*", 3)], got
+        assert r.publish("one", "hello") == 2 and r.publish("two", "you") == 1
+        got = sorted(following(p) for _ in range(3))
+        assert got == [("message", "one", "hello"), ("message", "two", "you"), ("pmessage", "one", "hello")], got
+        if OPTIONS["protocol"] == 2:
+            p.ping()
+            assert following(p)[0] == "pong"
+        p.unsubscribe()
+        assert sorted(following(p)[1] for _ in range(2)) == ["one", "two"]
+        p.ssubscribe("shard")
+        assert following(p)[0] == "ssubscribe" and r.spublish("shard", "x") == 1
+        assert following(p) == ("smessage", "shard", "x")
+        assert r.pubsub_numsub("one", "two") == [("one", 0), ("two", 0)] and r.pubsub_numpat() == 1
+    with r.monitor() as m:
+        assert r.set("s", "v") and m.next_command()["command"] == "SET s v"
+
+
+async def messages_to_tasks(r):
+    started = asyncio.Semaphore(0)
+    listeners = [asyncio.create_task(take(r, started)) for _ in range(20)]
+    for _ in listeners:
+        await started.acquire()
+    for i in range(100):
+        assert await r.publish("news", i) == 20
+    for listener in listeners:
+        assert await listener == [str(i) for i in range(100)]
+
+
+async def take(r, started):
+    async with r.pubsub() as p:
+        await p.subscribe("news")
+        got = []
+        async for message in p.listen():
+            if message["type"] == "subscribe":
+                started.release()
+            else:
+                got.append(message["data"])
+            if len(got) == 100:
+                return got
+
+
 async def concurrent():
     async with redis.asyncio.Redis(**OPTIONS) as r:
         assert await r.ping()
@@ -75,6 +125,7 @@ async def concurrent():
             for i in range(50):
                 pipe.get(f"async:{i}")
             assert await pipe.execute() == values
+        await messages_to_tasks(r)
 
 
 def main():
@@ -85,6 +136,7 @@ def main():
     types(r)
     errors(r)
     pipelines(r)
+    messages(r)
     asyncio.run(concurrent())
     print("restart", flush=True)
     sys.stdin.readline()

@@ -37,6 +37,14 @@ impl Counts {
         self.change(kind, name, |count| count.clients += change);
     }
 
+    /// So many more clients, or fewer, and connections to these nodes are subscribed to a topic now.
+    pub(super) fn subscribed(&self, kind: Topics, name: &Bytes, clients: i64, nodes: &[&NodeAddr]) {
+        self.change(kind, name, |count| {
+            count.clients += clients;
+            nodes.iter().for_each(|node| *count.connections.entry((*node).clone()).or_default() += 1);
+        });
+    }
+
     /// A connection to `node` is subscribed to a topic now, or not any more.
     pub(super) fn connections(&self, kind: Topics, name: &Bytes, node: &NodeAddr, change: i64) {
         self.change(kind, name, |count| {

@@ -26,6 +26,8 @@ pub(super) struct Source {
     pub(super) op: u64,
     /// Whether the node has confirmed it.
     pub(super) confirmed: bool,
+    /// Whether it is among those that are counted.
+    pub(super) counted: bool,
     pub(super) phase: Phase,
 }
 

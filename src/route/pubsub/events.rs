@@ -39,7 +39,9 @@ impl Hub {
                 let Some(entry) = state.topics[Topics::Shards as usize].get_mut(&name) else { return };
                 let Some(at) = entry.sources.iter().position(|source| source.line == line) else { return };
                 let source = entry.sources.remove(at);
-                self.count(entry, &source, -1);
+                if source.counted {
+                    self.count_out(entry, &source);
+                }
                 if entry.home.as_ref() == Some(&source.node) {
                     self.turn(entry, false);
                 }
@@ -61,8 +63,7 @@ impl Hub {
         let Some(error) = error else {
             entry.sources[at].confirmed = true;
             entry.unreachable.retain(|unreachable| *unreachable != node);
-            let source = &entry.sources[at];
-            return self.count(entry, source, 1);
+            return;
         };
         entry.sources.remove(at);
         match Signal::parse(&error, &node) {
@@ -97,8 +98,8 @@ impl Hub {
             let source = entry.sources.remove(at);
             lost = true;
             busy.insert((entry.kind, entry.name.clone()));
-            if source.confirmed {
-                self.count(entry, &source, -1);
+            if source.counted {
+                self.count_out(entry, &source);
             }
             if entry.needs(&source) {
                 entry.lost_since = Some(now);

@@ -173,14 +173,24 @@ impl Hub {
     }
 
     /// A topic is subscribed, or not any more. Its subscribers count only while it is: nobody else receives anything.
+    /// They and connections that are new are counted at once, so that nobody sees the one without the other.
     fn turn(&self, entry: &mut Entry, up: bool) {
-        if std::mem::replace(&mut entry.up, up) != up {
-            let subscribers = entry.subscribers.len() as i64;
-            self.receivers.counts().clients(
-                entry.kind,
-                &entry.name,
-                if up { subscribers } else { -subscribers },
-            );
+        let changed = std::mem::replace(&mut entry.up, up) != up;
+        let mut fresh = Vec::new();
+        for source in entry.sources.iter_mut().filter(|source| source.confirmed && !source.counted) {
+            source.counted = true;
+            fresh.push(&source.node);
+        }
+        let subscribers = entry.subscribers.len() as i64;
+        let clients = if !changed {
+            0
+        } else if up {
+            subscribers
+        } else {
+            -subscribers
+        };
+        if clients != 0 || !fresh.is_empty() {
+            self.receivers.counts().subscribed(entry.kind, &entry.name, clients, &fresh);
         }
     }
 

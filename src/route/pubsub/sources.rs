@@ -41,7 +41,8 @@ impl Hub {
         let (op, phase) =
             (state.last, if entry.handover.is_some() { Phase::Arriving } else { Phase::Steady });
         send(line, op, entry.kind.subscribe(), &entry.name);
-        let source = Source { node: node.clone(), line: line.id, op, confirmed: false, phase };
+        let source =
+            Source { node: node.clone(), line: line.id, op, confirmed: false, counted: false, phase };
         entry.sources.push(source);
         let (kind, name) = (entry.kind, entry.name.clone());
         state.ops.insert(op, Op { kind, name, node: node.clone(), what: What::Subscribe });
@@ -80,21 +81,22 @@ impl Hub {
     ) -> bool {
         let line = state.lines.get(&source.node).filter(|line| line.id == source.line);
         let Some(line) = line.filter(|line| line.link.takes_commands()) else {
-            if source.confirmed {
-                self.count(entry, source, -1);
+            if source.counted {
+                self.count_out(entry, source);
             }
             return false;
         };
         state.last += 1;
         send(line, state.last, entry.kind.unsubscribe(), &entry.name);
-        let what = What::Leave(subscriber.cloned(), source.confirmed);
+        let what = What::Leave(subscriber.cloned(), source.counted);
         let (kind, name, node) = (entry.kind, entry.name.clone(), source.node.clone());
         state.ops.insert(state.last, Op { kind, name, node, what });
         true
     }
 
-    pub(super) fn count(&self, entry: &Entry, source: &Source, change: i64) {
-        self.receivers.counts().connections(entry.kind, &entry.name, &source.node, change);
+    /// A connection is not subscribed any more.
+    pub(super) fn count_out(&self, entry: &Entry, source: &Source) {
+        self.receivers.counts().connections(entry.kind, &entry.name, &source.node, -1);
     }
 
     /// The connections to nodes that are no primaries any more, and that nothing is subscribed on.

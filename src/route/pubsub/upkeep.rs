@@ -110,11 +110,10 @@ impl Hub {
         if !stays && (!entry.up || entry.is_at(&home)) {
             self.leave_others(state, entry, &wanted);
         }
-        if !entry.up && there(entry) {
-            self.turn(entry, true);
+        let up = entry.up || there(entry);
+        self.turn(entry, up);
+        if up {
             (entry.lost_since, entry.trouble) = (None, None);
-        }
-        if entry.up {
             self.admit(entry);
         }
         let whole = entry.up && !moved && wanted.iter().all(|node| entry.is_at(node));
