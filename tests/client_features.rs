@@ -55,7 +55,8 @@ fn node() -> Command {
 fn redis_py_does_what_applications_build_on_it() {
     let (_cluster, proxy) = start(&[]);
     for protocol in ["2", "3"] {
-        let features = ["transactions", "uncrossed", "scripts", "streams", "blocking", "locks", "watches"];
+        let features =
+            ["transactions", "uncrossed", "scripts", "streams", "blocking", "locks", "watches", "messages"];
         run(Command::new(python()), "redis_py_features.py", &proxy, &[&[protocol], &features[..]].concat());
     }
 }
@@ -72,7 +73,7 @@ fn redis_py_needs_no_hash_tags_where_transactions_are_made_per_slot() {
 #[test]
 fn ioredis_does_what_applications_build_on_it() {
     let (_cluster, proxy) = start(&[]);
-    let features = ["transactions", "watches", "blocking", "streams"];
+    let features = ["transactions", "watches", "blocking", "streams", "messages"];
     run(node(), "ioredis_features.js", &proxy, &features);
 }
 
@@ -80,7 +81,7 @@ fn ioredis_does_what_applications_build_on_it() {
 fn node_redis_does_what_applications_build_on_it() {
     let (_cluster, proxy) = start(&[]);
     for protocol in ["2", "3"] {
-        let features = ["transactions", "watches", "scripts", "blocking", "streams"];
+        let features = ["transactions", "watches", "scripts", "blocking", "streams", "messages"];
         run(node(), "node_redis_features.js", &proxy, &[&[protocol], &features[..]].concat());
     }
 }
@@ -94,7 +95,7 @@ fn bullmq_works_its_queues() {
 #[test]
 fn celery_works_its_tasks() {
     let (_cluster, proxy) = start(&[]);
-    run(Command::new(python()), "celery_tasks.py", &proxy, &["tasks"]);
+    run(Command::new(python()), "celery_tasks.py", &proxy, &["tasks", "results", "control"]);
 }
 
 fn client(proxy: &Proxy, protocol: &str) -> Client {
@@ -117,6 +118,7 @@ fn the_redis_crate_does_what_applications_build_on_it() {
         optimistic_locking(&proxy, protocol);
         streams(&mut connection).unwrap();
         blocking(&proxy, protocol);
+        messages(&proxy, protocol).unwrap();
     }
 }
 
@@ -185,6 +187,26 @@ fn blocking(proxy: &Proxy, protocol: &str) {
     let begun = Instant::now();
     assert_eq!(pusher.blpop::<_, Option<(String, String)>>("{b}none", 0.2).unwrap(), None);
     assert!(begun.elapsed() >= Duration::from_millis(190));
+}
+
+fn messages(proxy: &Proxy, protocol: &str) -> RedisResult<()> {
+    let (mut subscriber, mut publisher) = (connection(proxy, protocol), connection(proxy, protocol));
+    let mut messages = subscriber.as_pubsub();
+    messages.subscribe("news")?;
+    messages.psubscribe("n*")?;
+    assert_eq!(publisher.publish::<_, _, i64>("news", "x")?, 2);
+    let mut patterns = Vec::new();
+    for _ in 0..2 {
+        let message = messages.get_message()?;
+        assert_eq!((message.get_channel_name(), message.get_payload::<String>()?), ("news", "x".to_owned()));
+        patterns.push(message.get_pattern::<Option<String>>()?);
+    }
+    patterns.sort();
+    assert_eq!(patterns, [None, Some("n*".to_owned())]);
+    // It unsubscribes when it goes, and the connection serves on.
+    drop(messages);
+    assert_eq!(subscriber.get::<_, Option<String>>("none")?, None);
+    Ok(())
 }
 
 #[test]

@@ -12,7 +12,6 @@ url = f"redis://{host}:{port}/0"
 app = celery.Celery("tasks", broker=url, backend=url)
 app.conf.broker_transport_options = {"global_keyprefix": "{celery}"}
 app.conf.result_backend_transport_options = {"global_keyprefix": "{celery}"}
-app.conf.worker_enable_remote_control = False
 app.conf.broker_connection_retry_on_startup = True
 
 
@@ -62,6 +61,15 @@ def results():
         assert str(error) == "on purpose"
     else:
         raise AssertionError("it succeeded")
+
+
+def control():
+    """Messages to all workers, and their answers."""
+    until = time.monotonic() + 20
+    while not (pongs := app.control.ping(timeout=0.5)):
+        assert time.monotonic() < until
+    assert [list(pong.values()) for pong in pongs] == [[{"ok": "pong"}]]
+    assert any("tasks.add" in name for [names] in map(dict.values, [app.control.inspect().registered()]) for name in names)
 
 
 redis.Redis(host=host, port=port).flushall()
