@@ -227,7 +227,6 @@ impl Session {
             }
             write::integer(&mut reply, count as i64);
         }
-        self.about.subscriptions.set(own.topics.each_ref().map(HashSet::len));
         if own.is_empty() {
             state.subscriptions = None;
         }
@@ -239,7 +238,6 @@ impl Session {
     /// Ends all subscriptions: the client leaves, or resets its connection.
     pub(super) fn end_subscriptions(&self, state: &mut State) {
         let Some(own) = state.subscriptions.take() else { return };
-        self.about.subscriptions.set([0; 3]);
         if own.monitoring != Monitoring::No {
             self.worker.monitor.leave(self.id);
         }
