@@ -167,6 +167,12 @@ impl Session {
         }
         let backend = &self.worker.backend;
         let now = backend.clock.now();
+        if self.worker.hub.receivers().any()
+            && let Some(reply) = self.in_clients(state, ticket, reply.bytes(), request)
+        {
+            return state.complete(ticket, Reply::Small(&reply), now, &backend.metrics)
+                || state.lanes.is_some();
+        }
         if let Some(started) = state.next_in_line(ticket) {
             if now.saturating_sub(started) >= self.worker.slow_nanos {
                 self.note_slow(state, ticket, request, now);
@@ -176,12 +182,6 @@ impl Session {
         }
         if self.worker.slow_nanos != u64::MAX {
             self.note_slow(state, ticket, request, now);
-        }
-        if self.worker.hub.receivers().any()
-            && let Some(reply) = self.in_clients(state, ticket, reply.bytes(), request)
-        {
-            return state.complete(ticket, Reply::Small(&reply), now, &backend.metrics)
-                || state.lanes.is_some();
         }
         state.complete(ticket, reply, now, &backend.metrics) || state.lanes.is_some()
     }
