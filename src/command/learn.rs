@@ -149,6 +149,7 @@ impl<'a> Row<'a> {
             word: name.split_once(' ').map_or(name, |(_, word)| word),
             learned: subcommands,
             script: Script::None,
+            plain: false,
             folded: Folded::new(b"", 0),
         }
     }

@@ -152,6 +152,7 @@ pub(super) const fn row(
         scope: 0,
         word: name,
         learned: &[],
+        plain: false,
         folded: Folded::new(b"", 0),
     }
 }
@@ -198,6 +199,13 @@ pub(super) const fn complete<const ROWS: usize>(mut rows: [Spec; ROWS]) -> [Spec
         if matches!(rows[place].finder, Finder::One(_)) && !matches!(rows[place].route, Route::Keyed) {
             rows[place].finder = Finder::Specs;
         }
+        let flags = rows[place].flags;
+        rows[place].plain = matches!(rows[place].route, Route::Keyed)
+            && matches!(rows[place].merge, Merge::Pass)
+            && matches!(rows[place].barrier, Barrier::None)
+            && matches!(rows[place].script, Script::None)
+            && !flags.has(Flags::NO_MANDATORY_KEYS)
+            && !flags.has(Flags::BLOCKING);
         rows[place].acl = rows[place].acl.with(implied_categories(&rows[place]));
         place += 1;
     }

@@ -182,6 +182,8 @@ pub struct Spec {
     pub(super) word: &'static str,
     /// The subcommands, if it was learned.
     pub(super) learned: &'static [Spec],
+    /// See [`Spec::is_plain`].
+    pub(super) plain: bool,
     /// What a lookup compares.
     pub(super) folded: Folded,
 }
@@ -219,6 +221,13 @@ impl Spec {
     #[inline]
     pub const fn is_readonly(&self) -> bool {
         self.flags.has(Flags::READONLY)
+    }
+
+    /// Whether its row alone says where every call of it goes: to the owner of its keys' slot, with nothing to wait
+    /// for and nothing to remember.
+    #[inline]
+    pub const fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// The last word of the name: `get` of `config get`.

@@ -17,7 +17,7 @@ use crate::metrics::Reached;
 use crate::protocol::{Args, Protocol};
 use crate::route::Routes;
 use crate::route::plan::{self, Groups, PlanError};
-use crate::topology::Cause;
+use crate::topology::{Cause, slot_of};
 
 /// A request's bytes: to be copied, or taken over when they are many.
 #[derive(Clone, Copy)]
@@ -59,6 +59,8 @@ pub(super) struct Planner<'a> {
     pub(super) writes: bool,
     /// Which commands wait.
     pub(super) pause: Pause,
+    /// Whether nothing but a command's own row says what becomes of it.
+    pub(super) plain: bool,
     /// A link whose queue is full now.
     pub(super) full: Option<Rc<Link>>,
 }
@@ -67,6 +69,10 @@ impl Planner<'_> {
     /// Sends a request whose keys all hash to one slot, or answers it with the reason why not.
     #[inline(always)]
     pub(super) fn keyed(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        // The plain case by itself, so that it is short.
+        if let Some(index) = spec.first_key(args) {
+            return self.one(spec, slot_of(args.get(index)), 1, request);
+        }
         match plan::slot(spec, args) {
             Ok((slot, keys)) => self.one(spec, slot, keys, request),
             Err(PlanError::CrossSlot) => self.fail(spec, &ClientError::CrossSlot),
@@ -170,7 +176,7 @@ impl Planner<'_> {
         self.state.hold(slot, held);
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, link: &Rc<Link>, ticket: Ticket, request: Source<'_>) {
         self.state.wrote |= if self.writes { link.bit() } else { 0 };
         let session = self.session.clone();
@@ -178,10 +184,7 @@ impl Planner<'_> {
             Source::Slice(bytes) => link.push(session, ticket, bytes),
             Source::Owned(bytes) => link.push_bytes(session, ticket, bytes.clone()),
             Source::Block(bytes, earlier, scripts) => {
-                if scripts {
-                    session.load_scripts(link, bytes);
-                }
-                link.push_block(session, ticket, bytes.clone(), earlier)
+                session.push_block(link, ticket, bytes, earlier, scripts)
             }
         };
         if kept >= self.session.worker.config.limits.link_queue {

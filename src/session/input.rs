@@ -39,6 +39,7 @@ impl Input<'_> {
     }
 
     /// Takes a large request out without a copy; it is gone from the input then.
+    #[inline(always)]
     pub(super) fn take_large(&mut self, len: usize) -> Option<Bytes> {
         match self {
             Input::Buffer(bytes) if len >= LARGE => Some(bytes.split_to(len).freeze()),

@@ -10,7 +10,7 @@ use crate::command::{Barrier, CommandError, Flags, Listen, Local, Route, Script,
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
-use crate::protocol::{Args, RequestError, RequestLimits};
+use crate::protocol::{Args, Framed, RequestError, RequestLimits};
 
 /// After so many requests, keys, or bytes of them a turn lets others run.
 const TURN_KEYS: usize = 1000;
@@ -40,8 +40,10 @@ impl Turn {
             now,
             writes: false,
             pause: worker.paused.now(),
+            plain: false,
             full: None,
         };
+        planner.plain = self.is_plain(&planner);
         self.paused = false;
         session.about.heard.set(now);
         let (mut keys, mut bytes) = (0, 0);
@@ -154,6 +156,9 @@ impl Turn {
             return Ok(Some((1, framed.len)));
         }
         let found = match resolve(&args) {
+            Ok(spec) if planner.plain && spec.is_plain() => {
+                return Ok(Some(self.carry_out(spec, None, count, &framed, input, planner)));
+            }
             Err(error) => self.learned(error, &args),
             found => found,
         };
@@ -180,6 +185,30 @@ impl Turn {
         if barrier != Barrier::None && !self.passes(barrier, planner) {
             return Err(Stop::Blocked);
         }
+        let planned = self.carry_out(spec, Some((route, barrier)), count, &framed, input, planner);
+        planner.plain = self.is_plain(planner);
+        Ok(Some(planned))
+    }
+
+    /// Whether nothing but a command's own row says what becomes of it.
+    fn is_plain(&self, planner: &Planner<'_>) -> bool {
+        self.client.authenticated
+            && self.client.transaction.is_none()
+            && planner.state.subscriptions.is_none()
+            && planner.pause == Pause::None
+    }
+
+    /// Carries out one command: a plain one, or one that goes this way.
+    #[inline(always)]
+    fn carry_out(
+        &mut self,
+        spec: &'static Spec,
+        way: Option<(Route, Barrier)>,
+        count: usize,
+        framed: &Framed,
+        input: &mut Input<'_>,
+        planner: &mut Planner<'_>,
+    ) -> (usize, usize) {
         planner.session.about.last.set(Some(spec.id));
         // A large request leaves the input here, so that no copy of it is made.
         let large = if framed.rewritten.is_none() { input.take_large(framed.len) } else { None };
@@ -190,7 +219,14 @@ impl Turn {
             (None, None) => Source::Slice(&input.bytes()[..framed.len]),
         };
         let args = self.framer.args(source.bytes());
-        Self::go(&mut self.client, &mut self.closing, spec, route, &args, source, planner);
+        planner.writes = !spec.is_readonly();
+        match way {
+            None => planner.keyed(spec, &args, source),
+            Some((route, _)) => {
+                Self::go(&mut self.client, &mut self.closing, spec, route, &args, source, planner);
+            }
+        }
+        let barrier = way.map_or(Barrier::None, |(_, barrier)| barrier);
         if barrier == Barrier::Full {
             self.barrier = planner.state.next_seq();
         }
@@ -201,7 +237,7 @@ impl Turn {
             input.advance(framed.len);
         }
         self.framer.shrink();
-        Ok(Some((count, framed.len)))
+        (count, framed.len)
     }
 
     /// Whether CLIENT PAUSE holds a command back. Who has not logged in learns so at once.
@@ -262,9 +298,9 @@ impl Turn {
         }
     }
 
-    /// Carries out one command.
+    /// Carries out a command that is not plain: apart, so that the way of all others stays short.
     #[allow(clippy::too_many_arguments)]
-    #[inline(always)]
+    #[inline(never)]
     fn go(
         client: &mut Client,
         closing: &mut bool,
@@ -286,25 +322,9 @@ impl Turn {
         if client.transaction.is_some() && !route.is_immediate() {
             return client.queue(spec, route, args, source.bytes(), planner);
         }
-        planner.writes = !spec.is_readonly();
-        match route {
-            Route::Keyed => planner.keyed(spec, args, source),
-            _ => Self::go_elsewhere(client, closing, spec, route, args, source, planner),
+        if spec.flags.has(Flags::PUBSUB) {
+            planner.state.counts_receivers_until = planner.state.next_seq() + 1;
         }
-    }
-
-    /// The same for what has no slot of its own: apart, so that the way of all other commands stays short.
-    #[allow(clippy::too_many_arguments)]
-    #[inline(never)]
-    fn go_elsewhere(
-        client: &mut Client,
-        closing: &mut bool,
-        spec: &'static Spec,
-        route: Route,
-        args: &Args<'_>,
-        source: Source<'_>,
-        planner: &mut Planner<'_>,
-    ) {
         match route {
             Route::Keyed => planner.keyed(spec, args, source),
             Route::BySlotNumber => planner.by_slot_number(spec, args, source),

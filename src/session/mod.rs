@@ -167,7 +167,7 @@ impl Session {
         }
         let backend = &self.worker.backend;
         let now = backend.clock.now();
-        if self.worker.hub.receivers().any()
+        if ticket.seq < state.counts_receivers_until
             && let Some(reply) = self.in_clients(state, ticket, reply.bytes(), request)
         {
             return state.complete(ticket, Reply::Small(&reply), now, &backend.metrics)
@@ -180,7 +180,8 @@ impl Session {
             state.write_first(reply, now, &backend.metrics);
             return true;
         }
-        if self.worker.slow_nanos != u64::MAX {
+        // The first command was framed before the others.
+        if state.oldest().is_some_and(|started| now.saturating_sub(started) >= self.worker.slow_nanos) {
             self.note_slow(state, ticket, request, now);
         }
         state.complete(ticket, reply, now, &backend.metrics) || state.lanes.is_some()

@@ -153,6 +153,22 @@ impl Session {
         }
     }
 
+    /// Sends a block, behind the scripts that it calls.
+    #[cold]
+    pub(super) fn push_block(
+        self: Rc<Self>,
+        link: &Link,
+        ticket: Ticket,
+        requests: &Bytes,
+        earlier: u32,
+        scripts: bool,
+    ) -> usize {
+        if scripts {
+            self.load_scripts(link, requests);
+        }
+        link.push_block(self, ticket, requests.clone(), earlier)
+    }
+
     /// Loads the scripts that a block calls by their hashes: a NOSCRIPT inside it could not be repeated.
     #[cold]
     pub(super) fn load_scripts(&self, link: &Link, mut requests: &[u8]) {

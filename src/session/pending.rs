@@ -39,6 +39,8 @@ pub(crate) struct State {
     /// Bytes of replies that wait for those to earlier commands.
     pub(super) early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
+    /// Commands before this one may have to be told their numbers of receivers in clients.
+    pub(crate) counts_receivers_until: u64,
     /// The links that carried its writes, by [`Link::bit`](crate::backend::Link::bit).
     pub(crate) wrote: u64,
     /// The routes' version that the commands in the queue were sent by.

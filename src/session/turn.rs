@@ -95,7 +95,8 @@ impl Turn {
         if (self.eof || self.closing) && self.session.is_on_errand() {
             self.end_errand();
         }
-        let mut stop = self.plan_input();
+        let is_empty = self.input.is_empty() && self.ahead.is_empty();
+        let mut stop = if is_empty { Stop::Empty } else { self.plan_input() };
         let mut reads = 0;
         while stop != Stop::Budget && reads < TURN_READS {
             match self.read(stop, cx) {
