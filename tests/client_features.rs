@@ -55,8 +55,17 @@ fn node() -> Command {
 fn redis_py_does_what_applications_build_on_it() {
     let (_cluster, proxy) = start(&[]);
     for protocol in ["2", "3"] {
-        let features =
-            ["transactions", "uncrossed", "scripts", "streams", "blocking", "locks", "watches", "messages"];
+        let features = [
+            "transactions",
+            "uncrossed",
+            "scripts",
+            "streams",
+            "blocking",
+            "locks",
+            "watches",
+            "scans",
+            "messages",
+        ];
         run(Command::new(python()), "redis_py_features.py", &proxy, &[&[protocol], &features[..]].concat());
     }
 }
@@ -73,7 +82,7 @@ fn redis_py_needs_no_hash_tags_where_transactions_are_made_per_slot() {
 #[test]
 fn ioredis_does_what_applications_build_on_it() {
     let (_cluster, proxy) = start(&[]);
-    let features = ["transactions", "watches", "blocking", "streams", "messages"];
+    let features = ["transactions", "watches", "scripts", "blocking", "streams", "scans", "messages"];
     run(node(), "ioredis_features.js", &proxy, &features);
 }
 
@@ -81,7 +90,7 @@ fn ioredis_does_what_applications_build_on_it() {
 fn node_redis_does_what_applications_build_on_it() {
     let (_cluster, proxy) = start(&[]);
     for protocol in ["2", "3"] {
-        let features = ["transactions", "watches", "scripts", "blocking", "streams", "messages"];
+        let features = ["transactions", "watches", "scripts", "blocking", "streams", "scans", "messages"];
         run(node(), "node_redis_features.js", &proxy, &[&[protocol], &features[..]].concat());
     }
 }

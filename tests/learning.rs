@@ -7,7 +7,9 @@
 
 mod support;
 
-use support::{Action, Client, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key};
+use std::time::{Duration, Instant};
+
+use support::{Action, Client, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key};
 
 /// One element of COMMAND's reply.
 #[derive(Clone, Default)]
@@ -518,6 +520,53 @@ fn the_commands_are_asked_for_at_the_start_and_when_nodes_came_or_went() {
     assert_eq!(asked(&cluster), 1);
     // What was learned before stays: the node says what it lacks.
     assert!(!client.cmd(&["JSON.GET", &key(HIGH, "a")]).is_error());
+}
+
+#[test]
+fn who_comes_before_the_commands_are_known_waits_for_them() {
+    let cluster = cluster_with(&modules(), 10);
+    let gate = Gate::new();
+    for node in cluster.nodes() {
+        let (gate, told) = (gate.clone(), reply(&modules(), 10));
+        node.control(move |_, args| match &args[0][..] {
+            b"CLUSTER" => Action::Default.after(&gate),
+            b"COMMAND" => Action::reply(&told),
+            _ => Action::Default,
+        });
+    }
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    client.send(&["JSON.SET", &key(LOW, "a"), "$", "1"]);
+    client.send(&["JSON.GET", &key(HIGH, "a")]);
+    client.send(&["NOSUCH"]);
+    other.send(&["GET", &key(LOW, "a")]);
+    eventually(SOON, || proxy.metric("slotmux_held_requests") == 1.0);
+    assert!(proxy.connect().cmd(&["GET"]).text().starts_with("ERR wrong number"));
+    gate.open();
+    let replies: Vec<String> = client.read_values(3).iter().map(Value::text).collect();
+    assert_eq!(replies[..2], ["0 JSON.SET", "2 JSON.GET"]);
+    assert!(replies[2].starts_with("ERR unknown command"), "{replies:?}");
+    assert_eq!(other.read_value(), Value::NullBulk);
+}
+
+#[test]
+fn who_waits_for_commands_that_nobody_tells_is_told_so_at_the_deadline() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let proxy = Proxy::for_seeds(&[dead]).args(&["--workers", "1", "--command-deadline", "1s"]).start();
+    let mut client = proxy.connect();
+    let begun = Instant::now();
+    client.send(&["JSON.GET", "a"]);
+    client.send(&["PING"]);
+    assert!(client.read_value().text().starts_with("CLUSTERDOWN No node of the cluster tells"));
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(client.read_value(), Value::Simple("PONG".into()));
+    // The next one is not kept waiting for as long again.
+    assert!(client.cmd(&["JSON.GET", "a"]).text().starts_with("CLUSTERDOWN"));
+    // Who leaves meanwhile is let go.
+    let mut other = proxy.connect();
+    other.send(&["JSON.GET", "a"]);
+    drop((client, other));
+    eventually(SOON, || proxy.metric("slotmux_clients") == 0.0);
 }
 
 #[test]

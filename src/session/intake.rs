@@ -6,7 +6,7 @@ use super::input::{Input, Stop};
 use super::local::Client;
 use super::pending::State;
 use super::turn::Turn;
-use crate::command::{Barrier, CommandError, Flags, Listen, Local, Route, Script, Spec, Transact, resolve};
+use crate::command::{Barrier, Flags, Listen, Local, Route, Script, Spec, Transact, resolve};
 use crate::config::Ordering;
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::{Closed, Reached};
@@ -173,10 +173,10 @@ impl Turn {
                 return Ok(None);
             }
             Err(error) => {
-                self.client.unqueueable(error.spec(), planner);
-                planner.unresolved(error);
-                input.advance(framed.len);
-                return Ok(Some((1, framed.len)));
+                self.paused = planner.unknown(error, &mut self.client, &mut self.wait);
+                let len = if self.paused { 0 } else { framed.len };
+                input.advance(len);
+                return if self.paused { Err(Stop::Blocked) } else { Ok(Some((1, len))) };
             }
         };
         if planner.pause != Pause::None && self.is_held(spec, route, planner) {
@@ -246,16 +246,6 @@ impl Turn {
         let executes = route == Route::Transaction(Transact::Exec) && self.client.transaction.is_some();
         self.paused = self.client.authenticated && (executes || planner.pause.holds(spec));
         self.paused
-    }
-
-    /// A request that names no command of the table.
-    #[cold]
-    fn learned<'a>(
-        &self,
-        error: CommandError<'a>,
-        args: &Args<'a>,
-    ) -> Result<&'static Spec, CommandError<'a>> {
-        self.worker.topology.learned().resolve_after(error, args)
     }
 
     /// Where a request goes and what it waits for; what is only queued waits for nothing.

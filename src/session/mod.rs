@@ -17,6 +17,7 @@ mod info;
 mod input;
 mod intake;
 mod lanes;
+mod learning;
 mod local;
 mod monitor;
 mod noscript;

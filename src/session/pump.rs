@@ -23,7 +23,7 @@ use crate::topology::Cause;
 const CONFIRM: Duration = Duration::from_millis(100);
 
 /// What a client is told while the cluster is not known: the log says why.
-const NO_TABLE: &str = "No node of the cluster tells this proxy who owns the slots";
+pub(super) const NO_TABLE: &str = "No node of the cluster tells this proxy who owns the slots";
 
 /// What to do with the first held command of a lane.
 enum Step {

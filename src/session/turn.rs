@@ -14,6 +14,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::ahead::Ahead;
 use super::input::{Input, Stop};
+use super::learning::Wait;
 use super::local::Client;
 use super::{Order, Session, Worker};
 use crate::backend::{LARGE, Link, make_room};
@@ -46,6 +47,8 @@ pub(super) struct Turn {
     pub(super) closing: bool,
     /// CLIENT PAUSE holds back what comes next.
     pub(super) paused: bool,
+    /// A command that nobody knows waits for the cluster to tell its own.
+    pub(super) wait: Option<Wait>,
     /// A link whose queue was full when a command was added to it.
     pub(super) full: Option<Rc<Link>>,
     /// Bounds that hold the input back and have been counted, a bit for each [`Reached::index`].
@@ -75,6 +78,7 @@ impl Turn {
             eof: false,
             closing: false,
             paused: false,
+            wait: None,
             full: None,
             counted: 0,
             in_flight: 0,

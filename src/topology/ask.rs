@@ -126,7 +126,7 @@ impl Refresh {
         let snapshot = self.shared.snapshot();
         let are_new = snapshot.as_ref().is_some_and(|s| !s.members.keys().eq(&self.named));
         let mut names = (are_new || cause == Cause::Periodic).then_some(self.ask_names_by);
-        let mut commands = self.commands.is_due(Instant::now());
+        let (mut commands, all) = (self.commands.is_due(Instant::now()), self.commands.is_first());
         for node in nodes {
             let way = match self.connections.remove(&node).filter(Control::is_open) {
                 Some(connection) => Way::Kept(connection),
@@ -138,7 +138,8 @@ impl Refresh {
             };
             let (options, names) = (self.options.clone(), names.take());
             let is_primary = snapshot.as_ref().is_none_or(|s| s.table.shard_at(&node).is_some());
-            let tells_commands = is_primary && std::mem::take(&mut commands);
+            let tells_commands = is_primary && commands;
+            commands &= all || !tells_commands;
             queries.spawn(async move {
                 let asked = Instant::now();
                 let answer = query(&node, way, &options, names, tells_commands).await;

@@ -18,8 +18,10 @@ pub(super) struct Commands {
     catalog: Catalog,
     /// Of which nodes and primaries the commands were asked for, and when.
     of: Option<(Vec<Arc<str>>, Instant)>,
-    /// An answer, which counts only if its node is of the cluster.
-    heard: Option<(NodeAddr, Vec<u8>)>,
+    /// Answers, which count only if their node is of the cluster.
+    heard: Vec<(NodeAddr, Vec<u8>)>,
+    /// Whether any answer has counted.
+    has_learned: bool,
     /// Whether it was logged that there are too many.
     warned: bool,
 }
@@ -27,12 +29,17 @@ pub(super) struct Commands {
 impl Commands {
     /// Whether the next query is to ask for them.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.heard.is_none() && self.of.as_ref().is_none_or(|(_, asked)| now.duration_since(*asked) > AGAIN)
+        self.heard.is_empty() && self.of.as_ref().is_none_or(|(_, asked)| now.duration_since(*asked) > AGAIN)
+    }
+
+    /// Whether nothing has been learned yet: then all that are asked are asked for them, since some may be dead.
+    pub(super) fn is_first(&self) -> bool {
+        !self.has_learned
     }
 
     /// Takes a whole reply to COMMAND.
     pub(super) fn heard(&mut self, from: NodeAddr, reply: Vec<u8>) {
-        self.heard = Some((from, reply));
+        self.heard.push((from, reply));
     }
 
     /// Learns from what was heard, if a node told it whose view counts. `None` if there is nothing new.
@@ -41,10 +48,9 @@ impl Commands {
         if self.of.as_ref().is_some_and(|(asked, _)| *asked != nodes) {
             self.of = None;
         }
-        let (from, reply) = self.heard.take()?;
-        if counted.iter().all(|view| view.from != from) {
-            return None;
-        }
+        let counts = |from: &NodeAddr| counted.iter().any(|view| view.from == *from);
+        let (from, reply) = std::mem::take(&mut self.heard).into_iter().find(|(from, _)| counts(from))?;
+        self.has_learned = true;
         self.of = Some((nodes, Instant::now()));
         let learned = self.catalog.learn(&reply);
         if learned.is_none() {
