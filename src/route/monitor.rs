@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::Routes;
 use super::pubsub::{Batch, Messages};
 use crate::backend::{Backend, Link, Listener, Loss, Receiver, Reply, Request, Ticket};
-use crate::command::{Route, find};
+use crate::command::{Route, Survey, find};
 use crate::error::ClientError;
 use crate::net::NodeAddr;
 
@@ -255,7 +255,10 @@ fn is_internal(line: &[u8]) -> bool {
         (Some(spec), Some(second)) if spec.container => find(&[first, b"|", second].concat()).or(Some(spec)),
         (spec, _) => spec,
     };
-    let own = |route| matches!(route, Route::Local(_) | Route::Listen(_) | Route::Refused(_));
+    // INFO is what every connection begins with.
+    let own = |route| {
+        matches!(route, Route::Local(_) | Route::Listen(_) | Route::Refused(_) | Route::Survey(Survey::Info))
+    };
     spec.is_some_and(|spec| own(spec.route))
 }
 
@@ -271,6 +274,7 @@ mod tests {
             "\"CLUSTER\" \"NODES\"",
             "\"client\" \"setname\" \"x\"",
             "\"ASKING\"",
+            "\"INFO\" \"server\"",
             "\"HELLO\" \"3\"",
         ] {
             assert!(is_internal(line(own).as_bytes()), "{own}");
