@@ -123,10 +123,11 @@ pub struct SessionConfig {
 }
 
 impl ClusterConfig {
-    /// How many connections to a node so many workers share, with the one over which the topology is asked.
+    /// How many connections to a node so many workers share: links, one for subscriptions and one for MONITOR each,
+    /// and one over which the topology is asked.
     #[must_use]
     pub fn shared_connections(&self, workers: usize) -> usize {
-        2 * workers * self.connections_per_node + 1
+        workers * (2 * self.connections_per_node + 2) + 1
     }
 }
 

@@ -169,7 +169,7 @@ fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refre
         let gate = DialGate::new(GateLimits {
             most: cluster.limits.max_connections_per_node,
             // For each worker one besides that tells of topics, and one that monitors.
-            shared: cluster.shared_connections(config.workers) + 2 * config.workers,
+            shared: cluster.shared_connections(config.workers),
             dedicated: cluster.limits.dedicated_per_node,
         });
         let options = Options {

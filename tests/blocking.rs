@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use support::{Client, Proxy, SOON, TestCluster, Value, eventually, key};
@@ -354,4 +355,28 @@ fn client_unblock_ends_a_wait_at_a_node_and_in_line() {
             assert_eq!(client.cmd(&["PING"]), Value::Simple("PONG".to_owned()));
         }
     }
+}
+
+#[test]
+fn a_thousand_clients_wait_on_as_many_connections_as_are_declared() {
+    const CLIENTS: usize = 1000;
+    let (cluster, proxy) = start(&[]);
+    let (name, owner) = (key(SLOT, "l"), cluster.owner_of(SLOT));
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(&["BLPOP", &name, "0"]));
+    // Of dedicated_per_node an eighth is for WATCH; the others wait in line.
+    let at_node = 1024 - 1024 / 8;
+    eventually(2 * SOON, || waiting(&cluster, owner) == at_node);
+    eventually(SOON, || proxy.metric("slotmux_waiting_for_connection") == (CLIENTS - at_node) as f64);
+    // Besides them there are those that the two workers share.
+    let most = at_node + 8;
+    assert!((at_node..=most).contains(&links(&cluster, owner)), "{}", links(&cluster, owner));
+    let items: Vec<String> = (0..CLIENTS).map(|i| i.to_string()).collect();
+    let mut push = vec!["RPUSH", &name];
+    push.extend(items.iter().map(String::as_str));
+    assert!(!proxy.connect().cmd(&push).is_error());
+    let popped = clients.iter_mut().map(|client| client.read_value().items()[1].text());
+    assert_eq!(popped.collect::<HashSet<_>>().len(), CLIENTS, "each element once");
+    assert_eq!(proxy.connect().cmd(&["LLEN", &name]), Value::Int(0));
+    assert!(links(&cluster, owner) <= most);
 }

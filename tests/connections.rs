@@ -9,9 +9,10 @@ use std::thread;
 
 use support::{Client, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually};
 
-/// Two workers, two links each for either version of the protocol, and one connection for the topology.
-const MOST: usize = 2 * 2 * 2 + 1;
-const ARGS: [&str; 6] = ["--workers", "2", "--connections-per-node", "2", "--max-connections-per-node", "9"];
+/// Two workers, two links each for either version of the protocol, one for subscriptions and one for MONITOR, and one
+/// connection for the topology.
+const MOST: usize = 2 * (2 * 2 + 2) + 1;
+const ARGS: [&str; 6] = ["--workers", "2", "--connections-per-node", "2", "--max-connections-per-node", "13"];
 
 /// The proxy's connections in a node's CLIENT LIST: they have names.
 fn listed(admin: &mut Client) -> usize {
@@ -39,6 +40,12 @@ fn a_node_never_has_more_connections_than_declared_whatever_is_killed() {
         for key in &keys {
             assert!(!client.cmd(&["GET", key]).is_error());
         }
+    }
+    // Two on each worker, which takes clients in turns; such a pattern is one for all primaries.
+    let mut listeners: Vec<Client> = (0..4).map(|_| proxy.connect()).collect();
+    for (i, client) in listeners.iter_mut().enumerate() {
+        let what: &[&str] = if i < 2 { &["PSUBSCRIBE", "*"] } else { &["MONITOR"] };
+        assert!(!client.cmd(what).is_error());
     }
     let mut admins: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
     // The topology's connection comes with the first refresh that asks that node: a third of the nodes each.
@@ -72,14 +79,23 @@ fn a_node_never_has_more_connections_than_declared_whatever_is_killed() {
 #[test]
 fn who_finds_all_connections_taken_waits_for_one() {
     let cluster = ScriptedCluster::start(1);
-    // 2 × 1 × 1 + 1: the second protocol's link has no place while the first's is leaving, and gets it then.
-    let args = ["--workers", "1", "--max-connections-per-node", "3"];
+    // 1 × (2 × 1 + 2) + 1: all of them are there, so that a new link has no place while an old one is leaving.
+    let args = ["--workers", "1", "--max-connections-per-node", "5"];
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&args).start();
     let mut clients = clients(&proxy);
     for client in &mut clients {
         assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
     }
-    eventually(SOON, || cluster.node(0).open() == 3);
+    cluster.script(|_, args| match &args[0][..] {
+        b"MONITOR" => support::Action::ok(),
+        b"PSUBSCRIBE" => support::Action::reply(">3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"),
+        _ => support::Action::Default,
+    });
+    let mut listeners: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
+    for (client, what) in listeners.iter_mut().zip([&["MONITOR"][..], &["PSUBSCRIBE", "*"]]) {
+        assert!(!client.cmd(what).is_error());
+    }
+    eventually(SOON, || cluster.node(0).open() == 5);
     // A MOVED to the node itself makes the proxy open another link beside the one that is leaving.
     let gate = support::Gate::new();
     let (held, moved) = (gate.clone(), format!("MOVED {} {}", support::slot_of("k"), cluster.node(0).addr()));
@@ -92,7 +108,7 @@ fn who_finds_all_connections_taken_waits_for_one() {
     clients[0].send_raw([encode(&["INCR", "k"]), encode(&["GET", "other"])].concat());
     let reached = "slotmux_bound_reached_total{bound=\"max_connections_per_node\"}";
     eventually(SOON, || proxy.metric(reached) >= 1.0);
-    assert!(cluster.node(0).open() <= 3);
+    assert!(cluster.node(0).open() <= 5);
     gate.open();
     assert_eq!(clients[0].read_values(2), [Value::Int(1), Value::bulk("late")]);
 }

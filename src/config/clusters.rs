@@ -121,7 +121,8 @@ fn address_map(reader: &mut Reader<'_>, section: &Section<'_>) -> AddressMap {
     map
 }
 
-/// Each worker has its shared links for either version of the protocol, and the topology is asked over one more.
+/// Each worker has its shared links for either version of the protocol, one more for subscriptions and one for MONITOR,
+/// and the topology is asked over another one.
 fn refuse_too_few_connections(
     reader: &mut Reader<'_>,
     cluster: &ClusterConfig,
@@ -133,7 +134,7 @@ fn refuse_too_few_connections(
     // A value that could not be read is told already.
     if (1..needed).contains(&most) {
         let text = format!(
-            "{most} are fewer than the {needed} that cluster {} needs: 2 × {workers} workers × {each} + 1",
+            "{most} are fewer than the {needed} that cluster {} needs: {workers} workers × (2 × {each} + 2) + 1",
             cluster.name
         );
         let (key, flag) = ("max_connections_per_node", "max-connections-per-node");

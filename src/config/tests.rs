@@ -202,7 +202,7 @@ fn every_mistake_of_a_file_is_told_with_its_path() {
     let yaml = "
 workers: none
 metrics: yes
-max_connections_per_node: 3
+max_connections_per_node: 5
 command_dedline: 1s
 link_timeout: 3
 mode: \"0660\"
@@ -230,7 +230,7 @@ listeners:
         "clusters.one.address: it belongs to a listener",
         "clusters.one.address_map[0]: `a` is no address: write FROM=TO",
         "metrics: must be a section",
-        "max_connections_per_node: 3 are fewer than the ",
+        "max_connections_per_node: 5 are fewer than the ",
         "clusters: \"\" is no name for a cluster",
         "clusters: \"a\\nb\" is no name for a cluster",
         "clusters.two.passwords[0]: the variable MISSING is not set",
@@ -296,10 +296,10 @@ fn what_is_no_yaml_or_no_section_says_so() {
 #[test]
 fn the_declared_connections_must_hold_the_shared_ones() {
     let line = "--seeds a:1 --workers 4 --connections-per-node 2 --max-connections-per-node";
-    assert!(parse(&format!("{line} 17")).is_ok());
-    let error = parse(&format!("{line} 16")).unwrap_err();
+    assert!(parse(&format!("{line} 25")).is_ok());
+    let error = parse(&format!("{line} 24")).unwrap_err();
     assert!(
-        error.contains("16 are fewer than the 17 that cluster default needs: 2 × 4 workers × 2 + 1"),
+        error.contains("24 are fewer than the 25 that cluster default needs: 4 workers × (2 × 2 + 2) + 1"),
         "{error}"
     );
 }
