@@ -98,8 +98,11 @@ fn money_is_neither_made_nor_lost_while_slots_move() {
         };
         let workers: Vec<_> = [0, 1, 0, 1].map(|from| scope.spawn(move || work(from))).into();
         for _ in 0..6 {
-            cluster.migrate_slot(SLOT, from, to);
-            cluster.migrate_slot(SLOT, to, from);
+            for (from, to) in [(from, to), (to, from)] {
+                cluster.migrate_slot(SLOT, from, to);
+                // A server that gets a slot back before all know that it has left loses it.
+                cluster.await_owner(SLOT, to);
+            }
         }
         done.store(true, Ordering::Relaxed);
         let transfers: Vec<i32> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();

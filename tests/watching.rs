@@ -94,6 +94,7 @@ fn a_watched_slot_that_moves_makes_exec_answer_nil() {
     for (name, (from, to)) in [(&there, (from, to)), (&absent, (to, from))] {
         assert_eq!(client.cmd(&["WATCH", name]), Value::ok());
         cluster.migrate_slot(SLOT, from, to);
+        cluster.await_owner(SLOT, to);
         assert_eq!(exec(&mut client, &["SET", name, "2"]), Value::NullArray, "{name}");
         assert_eq!(client.cmd(&["WATCH", name]), Value::ok());
         assert_eq!(exec(&mut client, &["SET", name, "3"]), done(), "{name}: at the new owner");
