@@ -71,6 +71,19 @@ impl Session {
         *self.errand.borrow_mut() = Some(AbortOnDropHandle::new(spawn_local(work)));
     }
 
+    /// Answers a command that a task carried out.
+    pub(super) fn answer_for_task(&self, ticket: Ticket, reply: Bytes) {
+        let (mut state, backend) = (self.state.borrow_mut(), &self.worker.backend);
+        if state.gone {
+            return;
+        }
+        if reply.first() == Some(&b'-') && ticket.seq >= state.base() {
+            backend.metrics.server_error(state.command(ticket), ServerError::of(&reply));
+        }
+        state.complete(ticket, Reply::Large(reply), backend.clock.tick(), &backend.metrics);
+        self.wakeup.wake();
+    }
+
     /// Whether a task carries out a command of this session.
     pub(super) fn is_on_errand(&self) -> bool {
         self.errand.borrow().as_ref().is_some_and(|task| !task.is_finished())
@@ -244,19 +257,11 @@ impl Errand {
 
     /// Answers the command; with nothing if the connection ends there.
     pub(super) fn finish(self, reply: Option<Bytes>) {
-        let (session, backend) = (&self.session, &self.session.worker.backend);
-        session.in_line.set(false);
-        let mut state = session.state.borrow_mut();
-        if let Some(reply) = reply
-            && !state.gone
-        {
-            if reply.first() == Some(&b'-') {
-                backend.metrics.server_error(Some(self.spec.id), ServerError::of(&reply));
-            }
-            let ticket = Ticket { seq: self.seq, part: 0 };
-            state.complete(ticket, Reply::Large(reply), backend.clock.tick(), &backend.metrics);
+        self.session.in_line.set(false);
+        match reply {
+            Some(reply) => self.session.answer_for_task(Ticket { seq: self.seq, part: 0 }, reply),
+            None => self.session.wakeup.wake(),
         }
-        session.wakeup.wake();
     }
 }
 

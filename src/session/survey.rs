@@ -11,10 +11,9 @@ use tokio::time::sleep;
 use super::dispatch::{Planner, Source};
 use super::recover::backoff;
 use super::{Session, Worker};
-use crate::backend::{Answer, Down, Link, Node, Reply, Ticket};
+use crate::backend::{Answer, Down, Link, Node, Ticket};
 use crate::command::{self, Spec};
 use crate::error::ClientError;
-use crate::metrics::ServerError;
 use crate::protocol::Protocol;
 use crate::route::Signal;
 use crate::topology::Cause;
@@ -80,7 +79,7 @@ impl Planner<'_> {
                 command::Survey::AllNodes => this.administer().await,
                 command::Survey::AnyNode => this.ask_any().await.unwrap_or_else(|error| error),
             };
-            this.finish(reply);
+            this.session.answer_for_task(this.ticket, reply);
         });
     }
 }
@@ -99,21 +98,6 @@ impl Survey {
     pub(super) fn count(&self, error: &ClientError) {
         let command = self.session.state.borrow_mut().command(self.ticket);
         self.worker().backend.metrics.error(command, error.kind());
-    }
-
-    /// Answers the command.
-    fn finish(&self, reply: Bytes) {
-        let backend = &self.worker().backend;
-        let mut state = self.session.state.borrow_mut();
-        if state.gone {
-            return;
-        }
-        if reply.first() == Some(&b'-') && self.ticket.seq >= state.base() {
-            backend.metrics.server_error(state.command(self.ticket), ServerError::of(&reply));
-        }
-        state.complete(self.ticket, Reply::Large(reply), backend.clock.tick(), &backend.metrics);
-        drop(state);
-        self.session.wakeup.wake();
     }
 
     /// The session's link to a node, once it is up.
