@@ -57,7 +57,7 @@ fn requests_and_errors_are_counted_by_command() {
         vec!["MSETNX".to_owned(), "a".to_owned(), "1".to_owned(), "b".to_owned(), "2".to_owned()],
         vec!["CONFIG".to_owned(), "NOSUCH".to_owned()],
         vec!["SYNC".to_owned()],
-        vec!["SELECT".to_owned(), "7".to_owned()],
+        vec!["SELECT".to_owned(), "seven".to_owned()],
         vec!["AUTH".to_owned(), "nobody".to_owned(), "x".to_owned()],
         vec!["FORGED\"} 1\nforged_total{command=\"get".to_owned()],
     ] {

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
 use super::link::{Link, State};
-use super::{Down, Node};
+use super::{Affinity, Down, Node};
 use crate::protocol::Protocol;
 
 /// A connection that nobody has used for so long is closed.
@@ -37,6 +37,7 @@ pub struct Dedicated {
 pub(super) struct Connection {
     pub(super) link: Rc<Link>,
     protocol: Protocol,
+    database: u32,
     purpose: Use,
     since: Instant,
     _right: Option<OwnedSemaphorePermit>,
@@ -49,16 +50,21 @@ impl Node {
     ///
     /// # Errors
     /// The node can't be connected to now.
-    pub async fn dedicated(self: &Rc<Self>, protocol: Protocol, purpose: Use) -> Result<Dedicated, Down> {
-        if let Some(connection) = self.take_free(protocol, purpose) {
+    pub async fn dedicated(
+        self: &Rc<Self>,
+        protocol: Protocol,
+        database: u32,
+        purpose: Use,
+    ) -> Result<Dedicated, Down> {
+        if let Some(connection) = self.take_free(protocol, database, purpose) {
             return Ok(self.given(connection));
         }
         let right = self.backend().gate.line(self.addr(), purpose).wait(&self.backend().metrics).await;
         loop {
-            match self.open_dedicated(protocol) {
+            match self.open_dedicated(protocol, database) {
                 Ok(link) => {
-                    let since = Instant::now();
-                    return Ok(self.given(Connection { link, protocol, purpose, since, _right: right }));
+                    let (since, _right) = (Instant::now(), right);
+                    return Ok(self.given(Connection { link, protocol, database, purpose, since, _right }));
                 }
                 Err(down) if down.since.is_some() => return Err(down),
                 Err(down) => sleep(down.until.saturating_duration_since(Instant::now())).await,
@@ -66,10 +72,11 @@ impl Node {
         }
     }
 
-    fn take_free(&self, protocol: Protocol, purpose: Use) -> Option<Connection> {
+    fn take_free(&self, protocol: Protocol, database: u32, purpose: Use) -> Option<Connection> {
         let mut free = self.free().borrow_mut();
         free.retain(|connection| connection.link.takes_commands());
-        let at = free.iter().rposition(|free| free.protocol == protocol && free.purpose == purpose)?;
+        let wanted = (protocol, database, purpose);
+        let at = free.iter().rposition(|free| (free.protocol, free.database, free.purpose) == wanted)?;
         Some(free.swap_remove(at))
     }
 
@@ -112,7 +119,7 @@ impl Node {
             // A node that lives says by itself that it serves the slot no more.
             in_use.iter().for_each(|link| _ = link.check(limit, idle));
         } else {
-            _ = self.link(Protocol::Resp2, 0);
+            _ = self.link(Protocol::Resp2, Affinity::default());
         }
     }
 

@@ -33,6 +33,8 @@ pub enum Purpose {
     Commands,
     /// Commands of one client that need a connection of their own; they leave room for all that is shared.
     Dedicated,
+    /// Commands about a database besides database 0; they leave that room, too.
+    Database,
     /// Questions about the topology: one place is always left for it.
     Topology,
 }
@@ -69,7 +71,7 @@ struct Counts {
     /// The last dial succeeded.
     is_up: bool,
     /// By [`Purpose`].
-    connections: [usize; 3],
+    connections: [usize; 4],
 }
 
 /// No connection may be opened now.
@@ -142,7 +144,10 @@ impl DialGate {
             Purpose::Commands => {
                 counts.total() - counts.connections[Purpose::Topology as usize] + FOR_TOPOLOGY
             }
-            Purpose::Dedicated => counts.connections[Purpose::Dedicated as usize] + self.limits.shared,
+            Purpose::Dedicated | Purpose::Database => {
+                let own = [Purpose::Dedicated, Purpose::Database];
+                own.iter().map(|own| counts.connections[*own as usize]).sum::<usize>() + self.limits.shared
+            }
             Purpose::Topology => counts.total(),
         };
         if taken >= self.limits.most {

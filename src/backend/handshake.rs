@@ -29,6 +29,8 @@ pub enum DialError {
     Auth(String),
     /// The node has no room for more clients.
     MaxClients,
+    /// The node does not have the database: its own words.
+    Database(String),
     /// The node answered something else than a Redis server does.
     Protocol(String),
 }
@@ -42,7 +44,7 @@ impl DialError {
             Self::Timeout => DialFailure::Timeout,
             Self::Auth(_) => DialFailure::Auth,
             Self::MaxClients => DialFailure::MaxClients,
-            Self::Protocol(_) => DialFailure::Other,
+            Self::Database(_) | Self::Protocol(_) => DialFailure::Other,
         }
     }
 }
@@ -54,6 +56,7 @@ impl fmt::Display for DialError {
             Self::Timeout => f.write_str("no answer within connect_timeout"),
             Self::Auth(text) => write!(f, "the node refused the password or user: {text}"),
             Self::MaxClients => f.write_str("the node has reached its max number of clients"),
+            Self::Database(text) => write!(f, "the node refused to select the database: {text}"),
             Self::Protocol(text) => write!(f, "unexpected answer in the handshake: {text}"),
         }
     }
@@ -100,7 +103,8 @@ impl Server {
     }
 }
 
-/// Connects to `addr` and makes the connection ready for commands of clients that speak `protocol`.
+/// Connects to `addr` and makes the connection ready for commands of clients that speak `protocol` and have selected
+/// `database`.
 ///
 /// `old` are links to the same node that were given up with writes in doubt: they are killed there
 /// first, so that a node that had been stopped can't execute those writes after later ones.
@@ -110,6 +114,7 @@ impl Server {
 pub async fn open(
     addr: &NodeAddr,
     protocol: Protocol,
+    database: u32,
     credentials: Option<&ClusterAuth>,
     name: &str,
     old: &[OldLink],
@@ -122,6 +127,9 @@ pub async fn open(
         let (client_id, server) = talk.introduce(protocol, credentials, name).await?;
         for link in old {
             talk.kill(link, client_id).await?;
+        }
+        if database != 0 {
+            talk.select(database).await?;
         }
         if !talk.input.is_empty() {
             return Err(DialError::Protocol("more replies than requests".into()));
@@ -214,6 +222,12 @@ impl Talk {
             }
         }
         Ok(())
+    }
+
+    async fn select(&mut self, database: u32) -> Result<(), DialError> {
+        let reply = self.ask(&["SELECT", &database.to_string()]).await?;
+        let Some(error) = reply.strip_prefix(b"-") else { return Ok(()) };
+        Err(DialError::Database(String::from_utf8_lossy(error).trim_end().to_owned()))
     }
 
     async fn ask(&mut self, args: &[&str]) -> Result<Vec<u8>, DialError> {
@@ -313,7 +327,7 @@ mod tests {
         });
         let passwords = passwords.iter().map(|password| Secret::new(password.as_bytes())).collect();
         let credentials = ClusterAuth { user: None, passwords };
-        let opened = open(&addr, protocol, Some(&credentials), "x", &[], Duration::from_secs(10)).await;
+        let opened = open(&addr, protocol, 0, Some(&credentials), "x", &[], Duration::from_secs(10)).await;
         let result = opened.map(|opened| assert_eq!(opened.client_id, Some(7))).map_err(|e| e.to_string());
         (result, node.await.unwrap())
     }

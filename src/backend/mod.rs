@@ -4,6 +4,7 @@
 mod call;
 mod clock;
 mod connection;
+mod database;
 mod dedicated;
 mod gate;
 mod handshake;
@@ -31,6 +32,7 @@ use crate::net::NodeAddr;
 
 pub use call::Answer;
 pub use clock::Clock;
+pub use database::Affinity;
 pub use dedicated::{Dedicated, Use};
 pub use gate::{DialGate, GateLimits, Permit, Purpose};
 pub use handshake::{DialError, Server, open};

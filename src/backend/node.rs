@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::database::DatabaseLink;
 use super::gate::Refused;
 use super::handshake::{self, DialError};
 use super::link::{Link, NOT_WANTED, OldLink, State};
 use super::share::Share;
-use super::{Backend, Listener, Permit, Purpose, Settings, dedicated};
+use super::{Affinity, Backend, Listener, Permit, Purpose, Settings, dedicated};
 use crate::metrics::{DialFailure, LinkState, NodeCells, Reached};
 use crate::net::{NodeAddr, set_linger_zero};
 use crate::protocol::Protocol;
@@ -37,6 +38,10 @@ pub struct Node {
     backend: Rc<Backend>,
     metrics: NodeCells,
     slots: Vec<Slot>,
+    /// Those to databases besides database 0,
+    databases: RefCell<Vec<DatabaseLink>>,
+    /// and when a node that does not have one may be asked again.
+    database_down: Cell<Option<Down>>,
     /// Links that were replaced before their last reply had come.
     leaving: RefCell<Vec<Rc<Link>>>,
     /// Links that listen. They live for as long as who listens wants it, also when the node is not wanted any more.
@@ -85,11 +90,14 @@ impl Node {
         let (leaving, listening, old) = (RefCell::default(), RefCell::default(), RefCell::default());
         let metrics = backend.metrics.node(&backend.settings.cluster, &addr);
         let (free, in_use) = (RefCell::default(), RefCell::default());
+        let (databases, database_down) = (RefCell::default(), Cell::default());
         Rc::new(Node {
             addr,
             backend,
             metrics,
             slots,
+            databases,
+            database_down,
             leaving,
             listening,
             old,
@@ -113,6 +121,14 @@ impl Node {
         &self.in_use
     }
 
+    pub(super) fn databases(&self) -> &RefCell<Vec<DatabaseLink>> {
+        &self.databases
+    }
+
+    pub(super) fn database_down(&self) -> &Cell<Option<Down>> {
+        &self.database_down
+    }
+
     pub(super) fn is_retired(&self) -> bool {
         self.retired.get()
     }
@@ -122,14 +138,17 @@ impl Node {
         &self.addr
     }
 
-    /// The link for a session: always the same one for the same `session`, while it lives.
+    /// The link for a session: always the same one for the same affinity, while it lives.
     ///
     /// # Errors
     /// There is none and none may be dialled yet.
     #[inline]
-    pub fn link(self: &Rc<Self>, protocol: Protocol, session: u64) -> Result<Rc<Link>, Down> {
+    pub fn link(self: &Rc<Self>, protocol: Protocol, affinity: Affinity) -> Result<Rc<Link>, Down> {
+        if affinity.database != 0 {
+            return self.link_to_database(protocol, affinity.database);
+        }
         let per_protocol = self.slots.len() / 2;
-        let which = if per_protocol == 1 { 0 } else { session as usize % per_protocol };
+        let which = if per_protocol == 1 { 0 } else { affinity.session as usize % per_protocol };
         let slot = match protocol {
             Protocol::Resp2 => which,
             Protocol::Resp3 => per_protocol + which,
@@ -147,7 +166,7 @@ impl Node {
     /// # Errors
     /// None may be dialled yet.
     pub fn listen(self: &Rc<Self>, listener: Rc<dyn Listener>) -> Result<Rc<Link>, Down> {
-        let link = self.dial(Protocol::Resp3, Purpose::Commands, Some(listener))?;
+        let link = self.dial(Protocol::Resp3, 0, Purpose::Commands, Some(listener))?;
         self.listening.borrow_mut().push(link.clone());
         Ok(link)
     }
@@ -155,27 +174,32 @@ impl Node {
     /// Starts to open a link in its place.
     #[cold]
     fn open(self: &Rc<Self>, protocol: Protocol, slot: usize) -> Result<Rc<Link>, Down> {
-        let link = self.dial(protocol, Purpose::Commands, None)?;
+        let link = self.dial(protocol, 0, Purpose::Commands, None)?;
         let before = self.slots[slot].link.replace(Some(link.clone()));
         self.leaving.borrow_mut().extend(before.filter(|link| !link.is_closed()));
         Ok(link)
     }
 
     /// Starts to open a link for one session.
-    pub(super) fn open_dedicated(self: &Rc<Self>, protocol: Protocol) -> Result<Rc<Link>, Down> {
-        self.dial(protocol, Purpose::Dedicated, None)
-    }
-
-    fn dial(
+    pub(super) fn open_dedicated(
         self: &Rc<Self>,
         protocol: Protocol,
+        database: u32,
+    ) -> Result<Rc<Link>, Down> {
+        self.dial(protocol, database, Purpose::Dedicated, None)
+    }
+
+    pub(super) fn dial(
+        self: &Rc<Self>,
+        protocol: Protocol,
+        database: u32,
         purpose: Purpose,
         listener: Option<Rc<dyn Listener>>,
     ) -> Result<Rc<Link>, Down> {
         let now = Instant::now();
         let since = self.down.get().and_then(|down| down.since);
-        if let Some(down) = self.down.get()
-            && down.until > now
+        let no_database = if database == 0 { None } else { self.database_down.get() };
+        if let Some(down) = [self.down.get(), no_database].into_iter().flatten().find(|down| down.until > now)
         {
             return Err(down);
         }
@@ -194,21 +218,22 @@ impl Node {
         let link = Link::new(id, bit, self.addr.clone(), name, listener, self.backend.clone());
         self.metrics.dials.inc();
         self.backend.links.borrow_mut().insert(id, Rc::downgrade(&link));
-        tokio::task::spawn_local(self.clone().run(link.clone(), protocol, permit));
+        tokio::task::spawn_local(self.clone().run(link.clone(), protocol, database, permit));
         Ok(link)
     }
 
     /// A link's whole life. The permit is given back behind it, when the connection is closed.
-    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, _permit: Permit) {
+    async fn run(self: Rc<Self>, link: Rc<Link>, protocol: Protocol, database: u32, _permit: Permit) {
         let _registered = Registered { backend: self.backend.clone(), link: link.id() };
         let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
         let share = Share::new(self.metrics.clone());
         let old = self.old.borrow().clone();
+        let (credentials, limit) = (credentials.as_ref(), *connect_timeout);
         let opened =
-            handshake::open(&self.addr, protocol, credentials.as_ref(), &link.name, &old, *connect_timeout)
-                .await;
+            handshake::open(&self.addr, protocol, database, credentials, &link.name, &old, limit).await;
         let opened = match opened {
             Ok(opened) => opened,
+            Err(DialError::Database(text)) => return self.database_refused(&link, database, &text),
             Err(error) => return self.dial_failed(&link, &error),
         };
         self.backend.gate.dialled(&self.addr, true);
@@ -217,6 +242,9 @@ impl Node {
             tracing::info!(node = %self.addr, "connected again");
         }
         self.down.set(None);
+        if database != 0 {
+            self.database_down.set(None);
+        }
         if link.state.get() != State::Opening {
             return;
         }
@@ -296,6 +324,7 @@ impl Node {
             self.give_up_dedicated();
         }
         self.check_dedicated(limit, idle);
+        self.check_databases();
         self.backend.metrics.reached[Reached::LinkTimeout.index()].add(given_up as u64);
     }
 
@@ -308,6 +337,7 @@ impl Node {
     fn links(&self) -> impl Iterator<Item = Rc<Link>> {
         let mut links = self.leaving.borrow().clone();
         links.extend(self.slots.iter().filter_map(|slot| slot.link.borrow().clone()));
+        links.extend(self.databases.borrow().iter().map(|own| own.link.clone()));
         links.into_iter()
     }
 }

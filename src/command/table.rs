@@ -13,7 +13,7 @@ use crate::protocol::Topics::{Channels, Patterns, Shards};
 const ACL: &str = "users are configured on the nodes, not through the proxy";
 const CLUSTER: &str = "the cluster's own administration does not go through the proxy";
 const CONNECTION: &str = "a connection to a node is shared, and this is about one client's";
-const DATABASES: &str = "a cluster has only database 0";
+const DATABASES: &str = "no cluster allows it";
 const LINK_STATE: &str = "a connection to a node is shared, and this would change it for all its clients";
 const PER_NODE: &str = "this is about a single node; ask the node";
 const REPLICATION: &str = "replication does not go through the proxy";

@@ -114,11 +114,12 @@ impl Session {
         let events = if state.out.is_empty() { "r" } else { "rw" };
         let command =
             about.last.get().map_or("NULL".to_owned(), |id| NAMES[usize::from(id)].replace(' ', "|"));
+        let database = self.affinity.get().database;
         let resp = if about.resp3.get() { 3 } else { 2 };
         // Writing to a text cannot fail.
         _ = writeln!(
             line,
-            " age={age} idle={idle} flags={flags} db=0 sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={input} \
+            " age={age} idle={idle} flags={flags} db={database} sub={sub} psub={psub} ssub={ssub} multi={multi} qbuf={input} \
              qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} tot-mem={memory} \
              events={events} cmd={command} user={} redir=-1 resp={resp}",
             crate::config::CLIENT_USER

@@ -131,7 +131,7 @@ impl Planner<'_> {
         if self.state.lanes.is_none()
             && !(keys > 1 && self.routes.any_open())
             && let Some(node) = self.routes.owner(slot)
-            && let Ok(link) = node.link(self.protocol, self.session.place)
+            && let Ok(link) = node.link(self.protocol, self.session.affinity.get())
             && !link.is_opening()
         {
             self.state.set_link(ticket, link.id());
@@ -143,7 +143,7 @@ impl Planner<'_> {
     #[cold]
     fn send_watched(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
         let link = match self.routes.owner(slot) {
-            Some(node) => node.link(self.protocol, self.session.place).ok(),
+            Some(node) => node.link(self.protocol, self.session.affinity.get()).ok(),
             None => {
                 self.routes.refresh(Cause::Uncovered, None);
                 None

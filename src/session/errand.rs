@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Session;
 use super::lanes::Next;
 use super::recover::{backoff, kind};
-use crate::backend::{Dedicated, Link, Node, Reply, Ticket, Use};
+use crate::backend::{Affinity, Dedicated, Link, Node, Reply, Ticket, Use};
 use crate::command::Spec;
 use crate::error::ClientError;
 use crate::metrics::{Reached, Redirect, ServerError};
@@ -119,7 +119,8 @@ impl Session {
     }
 
     fn end_wait(&self, blocked: &Blocked, error: bool) -> bool {
-        let (Some(id), Ok(link)) = (blocked.link.client_id(), blocked.node.link(Protocol::Resp2, self.place))
+        let (Some(id), Ok(link)) =
+            (blocked.link.client_id(), blocked.node.link(Protocol::Resp2, Affinity::default()))
         else {
             return false;
         };
@@ -147,6 +148,7 @@ impl Errand {
     /// # Errors
     /// None was found within the deadline: the reply for the client.
     pub(super) async fn reach(&self, hold: &mut Hold, purpose: Use) -> Result<(Dedicated, bool), Bytes> {
+        let database = self.session.affinity.get().database;
         loop {
             let (node, asked) = {
                 let mut routes = self.session.worker.routes.borrow_mut();
@@ -157,7 +159,7 @@ impl Errand {
             };
             let (cause, reason) = match node {
                 None => (Cause::Uncovered, "Hash slot not served"),
-                Some(node) => match node.dedicated(self.protocol, purpose).await {
+                Some(node) => match node.dedicated(self.protocol, database, purpose).await {
                     Ok(dedicated) => return Ok((dedicated, asked)),
                     Err(_) => (Cause::Connection, "The node is down"),
                 },
@@ -179,9 +181,8 @@ impl Errand {
             sleep_until(hold.deadline.into()).await;
             let metrics = &self.session.worker.backend.metrics;
             metrics.reached[Reached::CommandDeadline.index()].add(1);
-            let error = ClientError::ClusterDown { reason: reason.into() };
-            metrics.error(Some(self.spec.id), error.kind());
-            return Err(hold.error.take().unwrap_or_else(|| error.reply().into()));
+            let refusal = self.refusal(&ClientError::ClusterDown { reason: reason.into() });
+            return Err(hold.error.take().unwrap_or(refusal));
         }
         sleep(wait).await;
         Ok(())
@@ -245,6 +246,12 @@ impl Errand {
         let error = ClientError::Indoubt { node: link.addr().clone() };
         let mut state = self.session.state.borrow_mut();
         self.session.in_doubt(&mut state, self.seq, &error).map(Bytes::from)
+    }
+
+    /// An error that the proxy makes, counted.
+    pub(super) fn refusal(&self, error: &ClientError) -> Bytes {
+        self.session.worker.backend.metrics.error(Some(self.spec.id), error.kind());
+        error.reply().into()
     }
 
     /// A server's reply when the time is over, or a watched key was changed.

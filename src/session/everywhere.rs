@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::spawn_local;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use super::info::{self, Sections};
 use super::survey::{Survey, Trouble};
@@ -21,6 +21,8 @@ use crate::topology::view::Health;
 const SIZE_AND_KEY: &[u8] = b"*1\r\n$6\r\nDBSIZE\r\n*1\r\n$9\r\nRANDOMKEY\r\n";
 /// INFO waits no longer for a node: clients ask it to find out whether they may begin.
 const INFO: Duration = Duration::from_secs(1);
+/// As often it is looked whether there is a table.
+const NO_TABLE: Duration = Duration::from_millis(5);
 
 impl Survey {
     /// RANDOMKEY: of a shard by chance, in proportion to how many keys it has.
@@ -74,8 +76,13 @@ impl Survey {
         let mut framer = RequestFramer::default();
         let Ok(Some(_)) = framer.next(&self.request, &RequestLimits::NONE) else { return Bytes::new() };
         let sections = Sections::of(&framer.args(&self.request));
-        let nodes = self.primaries();
         let until = self.deadline().min(Instant::now() + INFO);
+        let mut nodes = self.primaries();
+        // The proxy may have been started a moment ago.
+        while nodes.is_empty() && Instant::now() < until {
+            sleep(NO_TABLE).await;
+            nodes = self.primaries();
+        }
         let answers = self.ask_each(&nodes, &self.request, 0, false, until).await;
         let mut texts = Vec::new();
         for reply in answers.into_iter().flatten().map(|answer| answer.reply) {

@@ -1,7 +1,7 @@
 //! INFO: what the nodes say, as of the one server that clients see, and a section about the proxy.
 
 use super::Worker;
-use super::local::version;
+use super::local::server_name;
 use crate::protocol::Args;
 use crate::route::info::merge;
 use crate::topology::snapshot::ShardFacts;
@@ -25,11 +25,7 @@ impl Sections {
 pub(super) fn text(worker: &Worker, sections: &Sections, texts: &[String], nodes: usize) -> String {
     let memory = &worker.backend.memory;
     let clients = memory.clients().to_string();
-    let own = [
-        ("connected_clients", clients.clone()),
-        ("maxclients", memory.max_clients().to_string()),
-        ("redis_version", version(worker)),
-    ];
+    let own = [("connected_clients", clients.clone()), ("maxclients", memory.max_clients().to_string())];
     let stand_in = stand_in(worker, sections);
     // What clients look at when they connect is there also when no node answers.
     let merged = merge(if texts.is_empty() { std::slice::from_ref(&stand_in) } else { texts }, &own);
@@ -60,7 +56,7 @@ pub(super) fn text(worker: &Worker, sections: &Sections, texts: &[String], nodes
 fn stand_in(worker: &Worker, sections: &Sections) -> String {
     let server = format!(
         "redis_version:{}\r\nredis_mode:standalone\r\nprocess_id:{}\r\n",
-        version(worker),
+        server_name(worker).version,
         std::process::id(),
     );
     let all = [

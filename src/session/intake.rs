@@ -324,6 +324,7 @@ impl Turn {
             Route::Blocking => planner.blocking(spec, args, source),
             Route::Replicas => planner.replicas(spec, args, source),
             Route::Survey(survey) => planner.survey(spec, survey, source),
+            Route::Local(Local::Select) => planner.select(spec, args),
             Route::Local(local) => {
                 *closing |= local == Local::Quit;
                 client.answer_alone(local, spec, args, planner);

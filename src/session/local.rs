@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::about::{BAD_NAME, is_name, is_switch, set_info, tracking};
+use super::database;
 use super::dispatch::Planner;
 use super::transaction::Transaction;
 use super::{Session, Worker};
@@ -10,9 +11,10 @@ use crate::command::{Local, Spec, repeat, reply};
 use crate::config::SessionConfig;
 use crate::error::{ClientError, ErrorKind};
 use crate::protocol::{Args, Protocol, write};
+use crate::topology::ServerName;
 
-/// The version that clients are told while the cluster's own is not known.
-const VERSION: &str = "7.0.0";
+/// What clients are told that the servers are while those have not said it.
+const SERVER: (&str, &str) = ("redis", "7.0.0");
 
 /// What a client has told of itself, and what it may do.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl Client {
             Local::AclWhoami => write::bulk(out, crate::config::CLIENT_USER.as_bytes()),
             Local::Echo => write::bulk(out, args.get(1)),
             Local::Quit | Local::Asking | Local::Readonly | Local::Readwrite => write::simple(out, "OK"),
-            Local::Select => select(args, out),
+            Local::Select => select(args, session, out),
             Local::Hello => self.hello(args, session, out),
             Local::Auth => self.auth(args, out),
             Local::Reset => self.reset(planner, out),
@@ -114,6 +116,7 @@ impl Client {
         planner.state.replies.reset();
         planner.session.about.reset();
         planner.session.watch.take();
+        planner.session.select(0);
         write::simple(out, "RESET");
     }
 
@@ -198,12 +201,12 @@ impl Client {
         }
         self.protocol = protocol;
         session.about.resp3.set(protocol == Protocol::Resp3);
-        self.introduce(&version(&session.worker), out);
+        self.introduce(&server_name(&session.worker), out);
     }
 
-    fn introduce(&self, version: &str, out: &mut Vec<u8>) {
+    fn introduce(&self, server: &ServerName, out: &mut Vec<u8>) {
         write::map(out, 7, self.protocol);
-        for (field, value) in [("server", "redis"), ("version", version)] {
+        for (field, value) in [("server", &server.product), ("version", &server.version)] {
             write::bulk(out, field.as_bytes());
             write::bulk(out, value.as_bytes());
         }
@@ -220,20 +223,21 @@ impl Client {
     }
 }
 
-/// The cluster's version, as far as it is known.
-pub(super) fn version(worker: &Worker) -> String {
-    worker.topology.server_version().map_or_else(|| VERSION.to_owned(), |version| (*version).clone())
+/// What the cluster's servers are, as far as it is known.
+pub(super) fn server_name(worker: &Worker) -> Arc<ServerName> {
+    let (product, version) = SERVER;
+    let unknown = || ServerName { product: product.to_owned(), version: version.to_owned() }.into();
+    worker.topology.server_name().unwrap_or_else(unknown)
 }
 
-fn select(args: &Args<'_>, out: &mut Vec<u8>) {
-    match crate::protocol::integer(args.get(1)).map(i32::try_from) {
-        Some(Ok(0)) => write::simple(out, "OK"),
-        Some(Ok(_)) => write::error(out, "ERR SELECT is not allowed in cluster mode"),
-        Some(Err(_)) => {
-            let (least, most) = (i32::MIN, i32::MAX);
-            write::error(out, format!("ERR value is out of range, value must between {least} and {most}"));
+/// SELECT within MULTI: the whole transaction is on links of one database.
+fn select(args: &Args<'_>, session: &Session, out: &mut Vec<u8>) {
+    match database::number(args) {
+        Ok(number) if i64::from(number) == i64::from(session.affinity.get().database) => {
+            write::simple(out, "OK")
         }
-        None => write::error(out, "ERR value is not an integer or out of range"),
+        Ok(_) => write::error(out, "ERR SELECT of another database is not available within MULTI here"),
+        Err(text) => write::error(out, text),
     }
 }
 

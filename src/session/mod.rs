@@ -8,6 +8,7 @@ mod blocking;
 mod clients;
 mod cluster;
 mod control;
+mod database;
 mod dispatch;
 mod entry;
 mod errand;
@@ -51,7 +52,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backend::{Loss, Receiver, Reply, Request, Ticket, Wakeup};
+use crate::backend::{Affinity, Loss, Receiver, Reply, Request, Ticket, Wakeup};
 use crate::config::SessionConfig;
 use crate::metrics::{Closed, ServerError};
 use crate::net::{Ends, Stream};
@@ -68,8 +69,8 @@ pub use worker::Worker;
 #[derive(Debug)]
 pub struct Session {
     id: u64,
-    /// Which of a node's links it uses: counted by worker, as clients are dealt out to workers in turns.
-    place: u64,
+    /// Which of a node's links it uses: sessions are counted by worker, as clients are dealt out to workers in turns.
+    affinity: Cell<Affinity>,
     worker: Rc<Worker>,
     /// What its listener's clients are subject to.
     settings: Arc<SessionConfig>,
@@ -192,11 +193,11 @@ impl Session {
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
 pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
-    let (order, place) = (Cell::default(), worker.next_place());
+    let (order, affinity) = (Cell::default(), Affinity { session: worker.next_place(), database: 0 });
     let (about, worker_of) = (About::new(worker.backend.clock.tick()), worker.clone());
     let session = Rc::new(Session {
         id,
-        place,
+        affinity: Cell::new(affinity),
         worker: worker_of,
         settings,
         ends,

@@ -17,8 +17,9 @@ use crate::command::{Script, resolve};
 use crate::metrics::{Reached, ServerError};
 use crate::protocol::{Args, RequestFramer, RequestLimits, write};
 
-/// Exactly a server's words.
-const NOSCRIPT: &[u8] = b"-NOSCRIPT No matching script. Please use EVAL.\r\n";
+/// Exactly a server's words: those of Redis, and of Valkey since 9.
+const NOSCRIPT: [&[u8]; 2] =
+    [b"-NOSCRIPT No matching script. Please use EVAL.\r\n", b"-NOSCRIPT No matching script.\r\n"];
 /// The reply to SCRIPT EXISTS for a script that is not there.
 const ABSENT: &[u8] = b"*1\r\n:0\r\n";
 /// A script without any of these makes no error of its own but at great pains: an error is a table with a field
@@ -107,7 +108,7 @@ impl Session {
         request: Request<'_>,
     ) -> bool {
         let spec = state.get(ticket.seq).and_then(|pending| pending.spec);
-        if reply != NOSCRIPT || spec.is_none_or(|spec| spec.script != Script::Hash) {
+        if !NOSCRIPT.contains(&reply) || spec.is_none_or(|spec| spec.script != Script::Hash) {
             return false;
         }
         let Some(script) = self.known(request.bytes()) else { return false };
@@ -229,9 +230,9 @@ impl Session {
         }
         // The script ran, and said so itself; or nobody can tell.
         state.lanes().took_effect(slot, ticket, &request, &self.worker.topology.learned());
-        let backend = &self.worker.backend;
-        backend.metrics.server_error(state.command(ticket), ServerError::of(NOSCRIPT));
-        state.complete(ticket, Reply::Small(NOSCRIPT), backend.clock.now(), &backend.metrics);
+        let (backend, error) = (&self.worker.backend, history.error.unwrap_or_default());
+        backend.metrics.server_error(state.command(ticket), ServerError::of(&error));
+        state.complete(ticket, Reply::Large(error), backend.clock.now(), &backend.metrics);
         true
     }
 }

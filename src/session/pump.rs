@@ -189,7 +189,7 @@ impl Session {
             let reason = if tables == 0 { NO_TABLE } else { "Hash slot not served" };
             return self.wait_or_fail(held, expired || long, now, deadline, tables, reason);
         };
-        match node.link(protocol, self.place) {
+        match node.link(protocol, self.affinity.get()) {
             Ok(link) if expired && (tried || link.is_opening()) => {
                 self.wait_or_fail(held, true, now, deadline, tables, "The node does not answer")
             }

@@ -137,7 +137,7 @@ impl Errand {
             let Some(node) = self.session.worker.routes.borrow_mut().node(link.addr()) else {
                 return Err(wanted.none());
             };
-            if let Ok(own) = node.dedicated(self.protocol, Use::Watching).await {
+            if let Ok(own) = node.dedicated(self.protocol, 0, Use::Watching).await {
                 _ = own.link().call(Bytes::from_static(ACKNOWLEDGE), 0, false).await;
             }
             let request = if wanted.local.is_some() { COUNT_AOF } else { COUNT };

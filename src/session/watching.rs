@@ -88,11 +88,7 @@ impl Errand {
         loop {
             let reached = within(Some(hold.deadline()), self.reach(&mut hold, Use::Watching)).await;
             let (own, asked) = match reached {
-                None => {
-                    let (error, metrics) = (ClientError::NoConnection, &self.session.worker.backend.metrics);
-                    metrics.error(Some(self.spec.id), error.kind());
-                    return error.reply().into();
-                }
+                None => return self.refusal(&ClientError::NoConnection),
                 Some(Err(reply)) => return reply,
                 Some(Ok(reached)) => reached,
             };

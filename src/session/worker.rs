@@ -61,7 +61,7 @@ pub struct Worker {
     pub(super) spin: Spin,
     sessions: RefCell<HashMap<u64, Weak<Session>>>,
     /// How many sessions there have been.
-    places: Cell<u64>,
+    places: Cell<u32>,
     /// Request bytes of the commands that are held, of all sessions.
     pub(super) held_bytes: Cell<usize>,
     /// How many those commands are, and since when.
@@ -181,8 +181,8 @@ impl Worker {
     }
 
     /// The number of a new session, by which it gets its links.
-    pub(super) fn next_place(&self) -> u64 {
-        self.places.replace(self.places.get() + 1)
+    pub(super) fn next_place(&self) -> u32 {
+        self.places.replace(self.places.get().wrapping_add(1))
     }
 
     pub(super) fn enter(&self, session: &Rc<Session>) {

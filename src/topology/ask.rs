@@ -192,8 +192,8 @@ impl Refresh {
 
     /// Keeps what else an answer brought.
     fn keep(&mut self, from: NodeAddr, answer: Answer) {
-        if let Some(version) = answer.version {
-            self.shared.version.store(Some(version.into()));
+        if let Some(server) = answer.server {
+            self.shared.server.store(Some(server.into()));
         }
         if let Some(commands) = answer.commands {
             self.commands.heard(from.clone(), commands);

@@ -18,6 +18,6 @@ pub mod view;
 pub use crate::metrics::Cause;
 pub use options::Options;
 pub use refresher::Refresh;
-pub use shared::Shared;
+pub use shared::{ServerName, Shared};
 pub use slots::{SLOTS, slot_of};
 pub use snapshot::{NO_SHARD, Shard, Snapshot, State, Table};

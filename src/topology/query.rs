@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::names::{self, Names};
 use super::options::Options;
+use super::shared::ServerName;
 use super::view::Info;
 use crate::backend::{DialError, Permit, open};
 use crate::net::NodeAddr;
@@ -55,7 +56,7 @@ pub(super) struct Answer {
     /// The whole reply to COMMAND, if that was asked for.
     pub(super) commands: Option<Vec<u8>>,
     /// Told on a new connection only.
-    pub(super) version: Option<String>,
+    pub(super) server: Option<ServerName>,
     pub(super) connection: Control,
 }
 
@@ -75,7 +76,8 @@ pub(super) async fn query(
             Way::Kept(control) => (control, false),
             Way::Dial(permit) => {
                 let credentials = options.credentials.as_ref();
-                let opened = open(node, Protocol::Resp2, credentials, "slotmux-topology", &[], QUERY).await?;
+                let opened =
+                    open(node, Protocol::Resp2, 0, credentials, "slotmux-topology", &[], QUERY).await?;
                 (Control { stream: opened.stream, _permit: permit }, true)
             }
         };
@@ -95,8 +97,8 @@ pub(super) async fn query(
             read(&next()).ok_or(())
         });
         let commands = commands.then(&mut next);
-        let version = is_new.then(|| version_of(&String::from_utf8_lossy(&next()))).flatten();
-        Ok(Answer { nodes, info, names, commands, version, connection: control })
+        let server = is_new.then(|| ServerName::parse(&String::from_utf8_lossy(&next()))).flatten();
+        Ok(Answer { nodes, info, names, commands, server, connection: control })
     };
     timeout(QUERY, asking).await.unwrap_or(Err(DialError::Timeout))
 }
@@ -110,9 +112,12 @@ fn text(reply: &[u8]) -> Result<String, DialError> {
     }
 }
 
-/// The version in HELLO's reply; nothing from servers so old that they do not know HELLO.
-fn version_of(hello: &str) -> Option<String> {
-    hello.lines().skip_while(|line| *line != "version").nth(2).map(str::to_owned)
+impl ServerName {
+    /// Reads HELLO's reply; nothing from servers so old that they do not know HELLO.
+    fn parse(hello: &str) -> Option<Self> {
+        let field = |name| hello.lines().skip_while(|line| *line != name).nth(2).map(str::to_owned);
+        Some(ServerName { product: field("server")?, version: field("version")? })
+    }
 }
 
 impl Control {

@@ -16,11 +16,20 @@ const REQUESTS: usize = 256;
 /// A wish for a refresh, if possible of a certain node.
 pub(super) type Wish = (Cause, Option<NodeAddr>);
 
+/// What a node calls itself in the reply to HELLO.
+#[derive(Clone, Debug)]
+pub struct ServerName {
+    /// `redis`, or `valkey`.
+    pub product: String,
+    /// Its version, as `7.0.15`.
+    pub version: String,
+}
+
 /// What the refresher and the workers share.
 #[derive(Debug)]
 pub struct Shared {
     pub(super) snapshot: ArcSwapOption<Snapshot>,
-    pub(super) version: ArcSwapOption<String>,
+    pub(super) server: ArcSwapOption<ServerName>,
     pub(super) learned: ArcSwap<Learned>,
     wishes: mpsc::Sender<Wish>,
     published: watch::Receiver<u64>,
@@ -31,9 +40,9 @@ impl Shared {
     pub(super) fn new() -> (Self, mpsc::Receiver<Wish>, watch::Sender<u64>) {
         let (sender, wishes) = mpsc::channel(REQUESTS);
         let (publish, published) = watch::channel(0);
-        let (snapshot, version) = (ArcSwapOption::empty(), ArcSwapOption::empty());
+        let (snapshot, server) = (ArcSwapOption::empty(), ArcSwapOption::empty());
         let learned = ArcSwap::default();
-        (Shared { snapshot, version, learned, wishes: sender, published }, wishes, publish)
+        (Shared { snapshot, server, learned, wishes: sender, published }, wishes, publish)
     }
 
     /// The latest snapshot, once there is one.
@@ -41,9 +50,9 @@ impl Shared {
         self.snapshot.load_full()
     }
 
-    /// The version that a node said it has, once one did.
-    pub fn server_version(&self) -> Option<Arc<String>> {
-        self.version.load_full()
+    /// What a node said it is, once one did.
+    pub fn server_name(&self) -> Option<Arc<ServerName>> {
+        self.server.load_full()
     }
 
     /// The commands beside the table's that the nodes have told of; not for the path of those that the table has.

@@ -29,7 +29,9 @@ pub use bus::Bus;
 pub use client::{Client, encode};
 pub use cluster::TestCluster;
 pub use load::{Done, Mix};
-pub use packages::{node_modules, packages_of_node, python, python_of_old, script, virtual_environment};
+pub use packages::{
+    node_modules, packages_of_node, python, python_of_old, script, valkey_server, virtual_environment,
+};
 pub use pair::{Pair, in_both, talk};
 pub use plain::PlainServer;
 pub use proxy::{Proxy, ProxyBuilder, sum};

