@@ -146,6 +146,18 @@ SessionLimits, Listener {
     metric: "slotmux_clients_closed_total{reason=\"stall_timeout\"}",
     at: "the client is closed: it writes without reading, and would wait for ever";
 
+    client_timeout, "client-timeout": optional = "off", "1s" ..= "8760h",
+    what: "How long a client may send and take nothing that is not subscribed and waits for nothing; or `off`",
+    reason: "off, as a server's own timeout is: pools keep connections that they seldom use",
+    metric: "slotmux_clients_closed_total{reason=\"client_timeout\"}",
+    at: "the client is closed";
+
+    handshake_timeout, "handshake-timeout": duration = "30s", "100ms" ..= "1h",
+    what: "How long a client may take to log in, where a password is asked for",
+    reason: "clients log in as soon as they are connected; who does not takes the place of others",
+    metric: "slotmux_clients_closed_total{reason=\"handshake_timeout\"}",
+    at: "the client is closed";
+
     session_in_flight, "session-in-flight": count = "1024", "1" ..= "1048576",
     what: "Commands of one client that wait for their replies",
     reason: "ten times a deep pipeline; each of them costs an entry, and replies that came early wait in it",

@@ -197,6 +197,8 @@ labelled! {
         OutputHard = "output_hard",
         OutputGrace = "output_grace",
         StallTimeout = "stall_timeout",
+        ClientTimeout = "client_timeout",
+        HandshakeTimeout = "handshake_timeout",
         SessionInFlight = "session_in_flight",
         PubsubOutputHard = "pubsub_output_hard",
         PubsubOutputSoft = "pubsub_output_soft",
@@ -225,6 +227,10 @@ labelled! {
         OutputHard = "output_hard",
         /// With `input_hard` and `output_soft` reached nothing moved for `stall_timeout`.
         StallTimeout = "stall_timeout",
+        /// It sent and took nothing for `client_timeout`.
+        ClientTimeout = "client_timeout",
+        /// It did not log in within `handshake_timeout`.
+        HandshakeTimeout = "handshake_timeout",
         /// The process exceeded `max_memory`, and this client had most of it.
         MaxMemory = "max_memory",
         /// `on_indoubt` is `disconnect`, and a write's outcome is unknown.

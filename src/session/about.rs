@@ -23,6 +23,8 @@ pub(crate) struct About {
     pub(super) multi: Cell<i32>,
     pub(super) resp3: Cell<bool>,
     pub(super) no_evict: Cell<bool>,
+    /// Since when it has owed a password; nothing if it has given one.
+    pub(super) owes_since: Cell<Option<u64>>,
     pub(super) name: RefCell<Vec<u8>>,
 }
 
@@ -36,6 +38,7 @@ impl About {
             multi: Cell::new(-1),
             resp3: Cell::new(false),
             no_evict: Cell::new(false),
+            owes_since: Cell::new(Some(now)),
             name: RefCell::default(),
         }
     }
@@ -68,6 +71,12 @@ impl About {
         }
         self.no_evict.set(word.eq_ignore_ascii_case(b"on"));
         write::simple(out, "OK");
+    }
+
+    /// Keeps whether it is logged in.
+    pub(super) fn log_in(&self, is_in: bool, now: u64) {
+        let since = self.owes_since.get().unwrap_or(now);
+        self.owes_since.set((!is_in).then_some(since));
     }
 
     /// For how many seconds it has been connected at `now`.

@@ -54,6 +54,7 @@ impl Client {
     ) {
         let mut reply = Vec::new();
         self.answer(local, args, planner, &mut reply);
+        planner.session.about.log_in(self.authenticated, planner.now);
         if reply.first() == Some(&b'-') {
             let kind = self.failed.take().unwrap_or(ErrorKind::BadArgument);
             planner.session.worker.backend.metrics.error(Some(spec.id), kind);

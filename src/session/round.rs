@@ -2,6 +2,7 @@
 //! is not in use, and how near everything is to its bound.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::pending::State;
 use super::{Order, Session, Worker};
@@ -97,6 +98,10 @@ impl Session {
         }
         let limits = &self.settings.limits;
         let reached = &self.worker.backend.metrics.reached;
+        if let Some((closed, bound)) = self.is_silent(state, now) {
+            reached[bound.index()].add(1);
+            return Some(closed);
+        }
         let (unread, waits) = (state.unread(), !state.out.is_empty());
         if unread <= limits.output_hard {
             state.hard_since = 0;
@@ -115,5 +120,19 @@ impl Session {
             return Some(Closed::StallTimeout);
         }
         None
+    }
+
+    /// Whether the client keeps a connection for nothing.
+    fn is_silent(&self, state: &State, now: u64) -> Option<(Closed, Reached)> {
+        let (limits, about) = (&self.settings.limits, &self.about);
+        let over = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) >= limit.as_nanos();
+        let owes_since = about.owes_since.get().filter(|_| !self.settings.passwords.is_empty());
+        if owes_since.is_some_and(|since| over(since, limits.handshake_timeout)) {
+            return Some((Closed::HandshakeTimeout, Reached::HandshakeTimeout));
+        }
+        let waits = !state.is_idle() || !state.out.is_empty() || state.subscriptions.is_some();
+        let silent =
+            limits.client_timeout.is_some_and(|limit| over(about.heard.get().max(state.wrote_at), limit));
+        (silent && !waits).then_some((Closed::ClientTimeout, Reached::ClientTimeout))
     }
 }

@@ -16,7 +16,7 @@ use super::round::Levels;
 use super::scripts::ScriptCache;
 use super::spin::Spin;
 use crate::backend::Backend;
-use crate::config::{ClusterConfig, SessionConfig};
+use crate::config::{ClusterConfig, SessionConfig, SessionLimits};
 use crate::metrics::{Owner, Phase};
 use crate::route::Routes;
 use crate::route::monitor::Monitor;
@@ -115,7 +115,11 @@ impl Worker {
         let mut published = self.topology.published();
         let link_timeout = self.config.limits.link_timeout;
         let limits = || self.settings.iter().map(|settings| &settings.limits);
-        let shortest = limits().map(|limits| limits.output_grace.min(limits.stall_timeout)).min();
+        let of = |limits: &SessionLimits| {
+            let shortest = limits.output_grace.min(limits.stall_timeout).min(limits.handshake_timeout);
+            limits.client_timeout.map_or(shortest, |limit| shortest.min(limit))
+        };
+        let shortest = limits().map(of).min();
         let every = ROUND.min(shortest.unwrap_or(ROUND).min(link_timeout) / ROUNDS);
         let mut round = tokio::time::interval(every);
         // A worker that got no time must not take its own silence for the nodes'.
