@@ -20,7 +20,7 @@ demo: ## starts a throwaway cluster with the proxy in front of it; Ctrl-C leaves
 	@$(TARGET)/release/slotmux demo $(ARGS)
 
 test: ## runs all the tests
-	@.ci/packages cc redis-server redis-benchmark redis-cli openssl python3-venv npm prometheus promtool systemd-analyze
+	@.ci/packages cc redis-server redis-benchmark redis-cli openssl libfaketime prlimit python3-venv npm prometheus promtool systemd-analyze
 	cargo test
 
 check: fmt clippy doc ## everything that .ci/run asks for

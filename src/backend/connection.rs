@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::link::{Link, OVER_MEMORY, Queue, State};
+use super::link::{Link, NOT_WANTED, OVER_MEMORY, Queue, State};
 use super::send_buffer::{LARGE, SendBuffer};
 use super::share::Share;
 use super::times::Times;
@@ -88,7 +88,7 @@ impl Connection {
         if self.link.state.get() == State::Retired {
             self.share.state(LinkState::Leaving);
             if queue.entries.is_empty() {
-                return Poll::Ready("the node is not part of the cluster any more");
+                return Poll::Ready(NOT_WANTED);
             }
         }
         self.share.holds(queue.times.requests(queue.entries.len()), queue.send.kept());

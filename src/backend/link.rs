@@ -13,7 +13,7 @@ use super::{Account, Backend, Listener, Loss, Receiver, Server, Ticket, Wakeup};
 use crate::metrics::{Owner, Phase};
 use crate::net::NodeAddr;
 
-/// Why a link ends that a session had for itself.
+/// Why a link ends that nobody uses any more, or whose node has left the cluster.
 pub(super) const NOT_WANTED: &str = "nobody wants it any more";
 /// Why a link is given up for the reply that it is reading.
 pub(super) const OVER_MEMORY: &str = "its reply is the largest, and max_memory is exceeded";
@@ -273,7 +273,7 @@ impl Link {
     pub fn retire(&self) {
         match self.state.get() {
             State::Up => self.state.set(State::Retired),
-            State::Opening => _ = self.close("the node is not part of the cluster any more"),
+            State::Opening => _ = self.close(NOT_WANTED),
             State::Retired | State::Closed => {}
         }
         self.wakeup.wake();

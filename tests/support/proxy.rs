@@ -18,6 +18,7 @@ use super::{Client, SOON, TestCluster, eventually_some, signal};
 pub struct ProxyBuilder {
     command: Command,
     listeners: usize,
+    log: Option<File>,
 }
 
 impl ProxyBuilder {
@@ -36,11 +37,18 @@ impl ProxyBuilder {
         self
     }
 
+    /// Lets it log into this file.
+    pub fn log_to(mut self, log: File) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     /// Starts it and waits until it has printed the address of each listener and of the admin port.
     #[track_caller]
     pub fn start(mut self) -> Proxy {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let log = File::create(folder.path().join("log")).expect("a log file");
+        let own = || File::create(folder.path().join("log")).expect("a log file");
+        let log = self.log.take().unwrap_or_else(own);
         let mut child =
             self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().expect("it starts");
         let (sender, lines) = mpsc::sync_channel(16);
@@ -81,13 +89,13 @@ impl Proxy {
     /// The same with a command that becomes the proxy, such as another build of it.
     pub fn by<S: AsRef<str>>(command: Command, seeds: &[S]) -> ProxyBuilder {
         let seeds: Vec<&str> = seeds.iter().map(AsRef::as_ref).collect();
-        let builder = ProxyBuilder { command, listeners: 0 };
+        let builder = ProxyBuilder { command, listeners: 0, log: None };
         builder.args(&["--seeds", &seeds.join(","), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
     }
 
     /// A proxy whose arguments say all, with so many listeners and an admin port.
     pub fn with(args: &[&str], listeners: usize) -> ProxyBuilder {
-        let mut builder = ProxyBuilder { command: Self::command(), listeners: 0 }.args(args);
+        let mut builder = ProxyBuilder { command: Self::command(), listeners: 0, log: None }.args(args);
         builder.listeners = listeners;
         builder
     }

@@ -1,0 +1,208 @@
+//! What a hostile or broken surrounding does to the proxy: it serves on, and keeps nothing of it.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use support::{Client, Proxy, ProxyBuilder, SOON, TestCluster, Value, eventually, key};
+
+/// As many connections come and go; ten minutes of it are a hundred thousand.
+const CHURN: usize = 6_000;
+const SLOW: usize = 5_000;
+/// So many connections to nodes may be left to be used again.
+const SPARE: usize = 60;
+/// What the allocator may keep of what came and went.
+const MORE: f64 = 4.0 * 1024.0 * 1024.0;
+
+fn proxy(cluster: &TestCluster) -> ProxyBuilder {
+    Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"])
+}
+
+/// Descriptors that a process has open.
+fn descriptors(proxy: &Proxy) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count()
+}
+
+fn resident(proxy: &Proxy) -> f64 {
+    proxy.metric("process_resident_memory_bytes")
+}
+
+/// Sets how many descriptors a process may have.
+fn limit_descriptors(proxy: &Proxy, most: usize) {
+    let pid = proxy.pid().to_string();
+    let status =
+        Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={most}:")]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Seconds of processor time that a process has used.
+fn processor_seconds(proxy: &Proxy) -> f64 {
+    proxy.metric("process_cpu_seconds_total")
+}
+
+fn assert_serves(client: &mut Client) {
+    for slot in [0, 8_000, 16_000] {
+        assert_eq!(client.cmd(&["SET", &key(slot, "k"), "v"]), Value::ok());
+        assert_eq!(client.cmd(&["GET", &key(slot, "k")]), Value::bulk("v"));
+    }
+}
+
+#[test]
+fn when_descriptors_run_out_those_inside_are_served_and_accepting_goes_on_later() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = proxy(&cluster).start();
+    let mut inside = proxy.connect();
+    assert_serves(&mut inside);
+    // Asking for metrics takes a descriptor, too.
+    let page = TcpStream::connect(proxy.admin_addr()).unwrap();
+    limit_descriptors(&proxy, descriptors(&proxy));
+    let mut waiting: Vec<Client> = (0..20).map(|_| proxy.connect()).collect();
+    for client in &mut waiting {
+        client.send(&["PING"]);
+    }
+    for _ in 0..50 {
+        assert_serves(&mut inside);
+    }
+    assert!(proxy.log().contains("cannot accept"), "{}", proxy.log());
+    limit_descriptors(&proxy, 1024);
+    for client in &mut waiting {
+        assert_eq!(client.read_value(), Value::Simple("PONG".into()));
+    }
+    drop(page);
+    assert!(proxy.metric("slotmux_accept_errors_total") > 0.0);
+    // It did not run in circles meanwhile.
+    assert!(processor_seconds(&proxy) < 5.0, "{}", processor_seconds(&proxy));
+}
+
+#[test]
+fn a_full_disk_under_the_log_stops_nothing() {
+    let cluster = TestCluster::start();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let proxy = proxy(&cluster).args(&["--log-level", "trace"]).log_to(full).start();
+    let mut client = proxy.connect();
+    assert_serves(&mut client);
+    cluster.failover(3);
+    assert_serves(&mut client);
+    cluster.kill9(1);
+    assert!(proxy.connect().cmd(&["NO", "SUCH"]).is_error());
+    assert_eq!(client.cmd(&["GET", &key(16_000, "k")]), Value::bulk("v"));
+    assert_eq!(proxy.stop().code(), Some(0));
+}
+
+#[test]
+fn a_jumping_clock_is_not_noticed() {
+    let library = fs::read_dir("/usr/lib").unwrap().flatten();
+    let library = library.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    let library: PathBuf = library.into_iter().find(|path| path.exists()).expect("libfaketime is installed");
+    let folder = tempfile::tempdir().unwrap();
+    let (file, next) = (folder.path().join("time"), folder.path().join("next"));
+    let jump = |to: &str| {
+        File::create(&next).unwrap().write_all(to.as_bytes()).unwrap();
+        fs::rename(&next, &file).unwrap();
+    };
+    jump("+0");
+    let cluster = TestCluster::primaries(3);
+    let proxy = proxy(&cluster)
+        .args(&["--command-timeout", "10s", "--link-timeout", "5s"])
+        .env("LD_PRELOAD", library.to_str().unwrap())
+        .env("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap())
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .start();
+    let mut client = proxy.connect();
+    let mut subscriber = proxy.connect();
+    assert_eq!(subscriber.cmd(&["SUBSCRIBE", "news"]).items()[2], Value::Int(1));
+    let mut blocked = proxy.connect();
+    blocked.send(&["BLPOP", "list", "0"]);
+    for to in ["+10d", "-10d", "+0", "-40y", "+30y"] {
+        jump(to);
+        for _ in 0..20 {
+            assert_serves(&mut client);
+        }
+        assert_eq!(client.cmd(&["PUBLISH", "news", to]), Value::Int(1));
+        assert_eq!(subscriber.read_value(), Value::bulks(&["message", "news", to]));
+        blocked.expect_silence(Duration::from_millis(20));
+    }
+    assert_eq!(client.cmd(&["RPUSH", "list", "x"]), Value::Int(1));
+    assert_eq!(blocked.read_value(), Value::bulks(&["list", "x"]));
+    assert_eq!(proxy.metric("slotmux_links_lost_total") + proxy.metric("slotmux_errors_total"), 0.0);
+}
+
+#[test]
+fn thousands_of_half_requests_keep_nobody_from_being_served() {
+    slotmux::server::raise_open_files();
+    let cluster = TestCluster::primaries(3);
+    let proxy = proxy(&cluster).args(&["--max-clients", "6000", "--client-timeout", "2s"]).start();
+    let mut client = proxy.connect();
+    assert_serves(&mut client);
+    let (before, open) = (resident(&proxy), descriptors(&proxy));
+    let halves = ["*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\nx", "*2", "GET k", "*1000000\r\n$1\r\n"];
+    let mut slow: Vec<Client> = (0..SLOW).map(|_| proxy.connect()).collect();
+    for (number, client) in slow.iter_mut().enumerate() {
+        client.send_raw(halves[number % halves.len()]);
+    }
+    eventually(SOON, || proxy.metric("slotmux_clients") == SLOW as f64 + 1.0);
+    assert_serves(&mut client);
+    let each = (resident(&proxy) - before) / SLOW as f64;
+    assert!(each < 16.0 * 1024.0, "{each} bytes for each");
+    eventually(SOON, || {
+        assert_serves(&mut client);
+        proxy.metric("slotmux_clients") == 1.0
+    });
+    eventually(SOON, || descriptors(&proxy) <= open);
+}
+
+#[test]
+fn clients_that_come_and_go_in_mid_pipeline_leave_nothing_behind() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = proxy(&cluster).start();
+    let mut watcher = proxy.connect();
+    assert_serves(&mut watcher);
+    let mut churn = |rounds: usize| {
+        for number in 0..rounds {
+            let mut client = proxy.connect();
+            let (name, other) = (key((number % 16_384) as u16, "c"), key((number * 7 % 16_384) as u16, "d"));
+            let mut pipeline: Vec<Vec<&str>> = vec![vec!["SET", &name, "v"]; 20];
+            pipeline.extend([vec!["MGET", &name, &other], vec!["GET", &other]]);
+            match number % 8 {
+                0 => pipeline.push(vec!["BLPOP", "never", "0"]),
+                1 => pipeline.extend([vec!["WATCH", &name], vec!["MULTI"], vec!["SET", &name, "w"]]),
+                2 => pipeline.push(vec!["SUBSCRIBE", &name]),
+                3 => pipeline.extend([vec!["SCAN", "0"], vec!["DBSIZE"]]),
+                4 => pipeline.push(vec!["EVAL", "return redis.call('GET', KEYS[1])", "1", &name]),
+                6 => pipeline.push(vec!["MONITOR"]),
+                _ => (),
+            }
+            for command in &pipeline {
+                client.send(command);
+            }
+            if number % 3 == 0 {
+                client.send_raw("*3\r\n$3\r\nSET\r\n");
+            }
+            match number % 2 {
+                0 => client.reset(),
+                _ => drop(client),
+            }
+        }
+        assert_serves(&mut watcher);
+        eventually(SOON, || proxy.metric("slotmux_clients") == 1.0);
+    };
+    churn(CHURN / 4);
+    let (before, open) = (resident(&proxy), descriptors(&proxy));
+    churn(CHURN);
+    // Connections of clients' own stay for a while, to be used again: as many as were needed at a time.
+    eventually(SOON, || descriptors(&proxy) <= open + SPARE);
+    let now = resident(&proxy);
+    println!("{CHURN} connections: {before} bytes before, {now} after");
+    assert!(now < before + MORE, "{before} to {now}");
+    for gauge in ["slotmux_in_flight_requests", "slotmux_held_requests", "slotmux_waiting_for_connection"] {
+        assert_eq!(proxy.metric(gauge), 0.0, "{gauge}");
+    }
+}
