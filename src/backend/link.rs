@@ -173,6 +173,11 @@ impl Link {
         self.state.get() == State::Closed
     }
 
+    /// Whether it was the proxy that ended it.
+    pub fn is_given_up(&self) -> bool {
+        self.give_up.get().is_some()
+    }
+
     /// Request bytes that it holds.
     pub fn kept(&self) -> usize {
         self.queue.borrow().send.kept()

@@ -77,8 +77,8 @@ pub enum Survey {
     Info,
     /// What a primary is configured with, without secrets.
     Config,
-    /// It administers all nodes, replicas too.
-    AllNodes,
+    /// It administers nodes.
+    Administer(Whom),
     /// It is asked of any primary, but only by administrators.
     AnyNode,
 }
@@ -86,8 +86,21 @@ pub enum Survey {
 impl Survey {
     /// Whether it needs `admin_commands`.
     pub const fn administers(self) -> bool {
-        matches!(self, Survey::AllNodes | Survey::AnyNode)
+        matches!(self, Survey::Administer(_) | Survey::AnyNode)
     }
+}
+
+/// Which nodes carry out what administers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// All, replicas too.
+    All,
+    /// All, and instead of answering they may end.
+    AllAndMayEnd,
+    /// All but the one whose id is this argument, which is about it.
+    AllBut(u8),
+    /// All primaries, those without slots too: replicas refuse it.
+    Primaries,
 }
 
 /// What the proxy answers itself.

@@ -23,6 +23,7 @@ pub(crate) use error::repeat;
 pub use keys::{Begin, Find, KeyError, KeyFlags, KeySpec};
 pub use kinds::{
     Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Script, Slowlog, Survey, Transact,
+    Whom,
 };
 pub use learn::Catalog;
 pub use learned::Learned;

@@ -2,7 +2,7 @@
 
 use super::keys::{Begin, Find, Finder, KeyFlags, KeySpec};
 use super::kinds::{
-    Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Script, Survey, Transact,
+    Barrier, Clients, ClusterLocal, Family, Listen, Local, Merge, Route, Script, Survey, Transact, Whom,
 };
 use super::lookup::Folded;
 use super::spec::{Categories, Flags, Spec, Tips, acl};
@@ -52,6 +52,10 @@ pub(super) const fn fan_out(merge: Merge) -> Serving {
 
 pub(super) const fn survey(survey: Survey) -> Serving {
     serving(Route::Survey(survey), Merge::Pass, Barrier::Full)
+}
+
+pub(super) const fn administer(whom: Whom) -> Serving {
+    survey(Survey::Administer(whom))
 }
 
 pub(super) const fn local(local: Local) -> Serving {

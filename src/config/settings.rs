@@ -93,7 +93,7 @@ settings! {
         "Where nodes are dialled that announce another address: of a node, `10.0.0.1:6379=192.0.2.7:16379`, or of a host, whose \
          ports stay, `10.0.0.1=192.0.2.7`; in a file a list";
     ADMIN_COMMANDS: Cluster "admin_commands", Some("admin-commands"), "", "false",
-        "Let clients administer the nodes: CONFIG SET, ACL SETUSER, SAVE and others go to all of them", general;
+        "Let clients administer the nodes: CONFIG SET, ACL SETUSER, SHUTDOWN and others go to all of them", general;
     CLUSTER_PASSWORDS: Cluster "passwords", Some("cluster-password-file"), "FILE", "",
         "The nodes' passwords, newest first: each is tried until one is taken. In a file's list a text, `${NAME}` of the \
          environment, or `file: PATH`; the flag names a file and may be repeated; or set SLOTMUX_CLUSTER_PASSWORD";

@@ -10,12 +10,9 @@ use tokio::time::{sleep, timeout_at};
 use super::info::{self, Sections};
 use super::survey::{Survey, Trouble};
 use crate::backend::{Answer, Node};
-use crate::error::ClientError;
-use crate::net::NodeAddr;
 use crate::protocol::{RequestFramer, RequestLimits, write};
 use crate::route::config::without_secrets;
 use crate::route::merge::by_weight;
-use crate::topology::view::Health;
 
 /// DBSIZE and RANDOMKEY, in one piece.
 const SIZE_AND_KEY: &[u8] = b"*1\r\n$6\r\nDBSIZE\r\n*1\r\n$9\r\nRANDOMKEY\r\n";
@@ -31,7 +28,7 @@ impl Survey {
         loop {
             let mut trouble = Trouble::Uncovered(0);
             let nodes = self.primaries();
-            let answers = self.ask_each(&nodes, &request, 1, false, self.deadline()).await;
+            let answers = self.ask_each(&nodes, &request, 1, self.deadline()).await;
             let answers: Result<Vec<Answer>, Trouble> = answers.into_iter().collect();
             match answers {
                 Ok(answers) if !answers.is_empty() => {
@@ -83,7 +80,7 @@ impl Survey {
             sleep(NO_TABLE).await;
             nodes = self.primaries();
         }
-        let answers = self.ask_each(&nodes, &self.request, 0, false, until).await;
+        let answers = self.ask_each(&nodes, &self.request, 0, until).await;
         let mut texts = Vec::new();
         for reply in answers.into_iter().flatten().map(|answer| answer.reply) {
             if reply.first() == Some(&b'-') {
@@ -96,53 +93,10 @@ impl Survey {
         out.into()
     }
 
-    /// A command for all nodes, replicas too: the first reply, once all have succeeded, or the first error.
-    pub(super) async fn administer(self: &Rc<Self>) -> Bytes {
-        let nodes = loop {
-            let nodes = self.all_nodes();
-            if !nodes.is_empty() {
-                break nodes;
-            }
-            if let Err(reply) = self.bear(Trouble::Uncovered(0)).await {
-                return reply;
-            }
-        };
-        let answers = self.ask_each(&nodes, &self.request, 0, true, self.deadline()).await;
-        let mut good = None;
-        for (answer, node) in answers.into_iter().zip(&nodes) {
-            let reply = match answer {
-                Ok(Answer { reply, .. }) | Err(Trouble::Refused(reply) | Trouble::Final(reply)) => reply,
-                Err(trouble) => return self.unreached(node.addr(), &trouble),
-            };
-            if reply.first() == Some(&b'-') {
-                return reply;
-            }
-            good.get_or_insert(reply);
-        }
-        good.unwrap_or_default()
-    }
-
-    fn unreached(&self, node: &NodeAddr, trouble: &Trouble) -> Bytes {
-        let error = match trouble {
-            Trouble::InDoubt => ClientError::Indoubt { node: node.clone() },
-            _ => ClientError::Unreached { node: node.clone() },
-        };
-        self.count(&error);
-        error.reply().into()
-    }
-
     /// The primaries of all shards that own slots.
     fn primaries(&self) -> Vec<Rc<Node>> {
         let routes = self.worker().routes.borrow();
         routes.shard_slots().into_iter().filter_map(|slot| routes.owner(slot).cloned()).collect()
-    }
-
-    /// All nodes that the cluster does not take for failed.
-    fn all_nodes(&self) -> Vec<Rc<Node>> {
-        let Some(snapshot) = self.worker().topology.snapshot() else { return Vec::new() };
-        let members = snapshot.members.values().filter(|member| member.health != Health::Failed);
-        let mut routes = self.worker().routes.borrow_mut();
-        members.filter_map(|member| routes.node(&member.addr)).collect()
     }
 
     /// What each of these nodes answers, asked at the same time, but no later than `until`.
@@ -151,7 +105,6 @@ impl Survey {
         nodes: &[Rc<Node>],
         request: &Bytes,
         earlier: u32,
-        writes: bool,
         until: Instant,
     ) -> Vec<Result<Answer, Trouble>> {
         let ask = |node: &Rc<Node>| {
@@ -159,7 +112,7 @@ impl Survey {
             spawn_local(async move {
                 let asking = async {
                     let link = this.link(&node).await?;
-                    this.call(&link, request, earlier, writes).await
+                    this.call(&link, request, earlier).await
                 };
                 timeout_at(until.into(), asking).await.unwrap_or(Err(Trouble::Lost))
             })

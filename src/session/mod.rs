@@ -3,6 +3,7 @@
 
 mod abandon;
 mod about;
+mod administer;
 mod ahead;
 mod blocking;
 mod clients;

@@ -25,8 +25,8 @@ const ADMINISTERS: &str = "it administers the nodes; the setting admin_commands 
 
 /// One such command.
 pub(super) struct Survey {
-    session: Rc<Session>,
-    ticket: Ticket,
+    pub(super) session: Rc<Session>,
+    pub(super) ticket: Ticket,
     pub(super) protocol: Protocol,
     /// The client's request.
     pub(super) request: Bytes,
@@ -45,8 +45,6 @@ pub(super) enum Trouble {
     Down(Down),
     /// The connection ended.
     Lost,
-    /// It ended with a write on its way.
-    InDoubt,
     /// The node refused, for a reason that passes.
     Refused(Bytes),
     /// The table is older than what a node says.
@@ -72,11 +70,14 @@ impl Planner<'_> {
         let this = Rc::new(Survey { session, ticket, protocol, request, deadline, tries });
         tokio::task::spawn_local(async move {
             let reply = match survey {
+                command::Survey::Administer(whom) => {
+                    let Some(reply) = this.administer(whom).await else { return };
+                    reply
+                }
                 command::Survey::Scan => this.scan().await,
                 command::Survey::RandomKey => this.random_key().await,
                 command::Survey::Info => this.info().await,
                 command::Survey::Config => this.config().await,
-                command::Survey::AllNodes => this.administer().await,
                 command::Survey::AnyNode => this.ask_any().await.unwrap_or_else(|error| error),
             };
             this.session.answer_for_task(this.ticket, reply);
@@ -117,20 +118,17 @@ impl Survey {
     /// Sends a request. What a server refuses for a reason that passes is a trouble; any other error is a reply.
     pub(super) async fn ask(&self, link: &Rc<Link>, request: Bytes) -> Result<Bytes, Trouble> {
         self.session.state.borrow_mut().set_link(self.ticket, link.id());
-        self.call(link, request, 0, false).await.map(|answer| answer.reply)
+        self.call(link, request, 0).await.map(|answer| answer.reply)
     }
 
-    /// As [`Survey::ask`], for several requests in one piece, or one that must not be repeated.
+    /// As [`Survey::ask`], for several requests in one piece.
     pub(super) async fn call(
         &self,
         link: &Rc<Link>,
         requests: Bytes,
         earlier: u32,
-        writes: bool,
     ) -> Result<Answer, Trouble> {
-        let answer = link.call(requests, earlier, writes).await;
-        let answer =
-            answer.map_err(|loss| if writes && loss.sent { Trouble::InDoubt } else { Trouble::Lost })?;
+        let answer = link.call(requests, earlier, false).await.map_err(|_| Trouble::Lost)?;
         match Signal::parse(&answer.reply, link.addr()) {
             Some(_) => Err(Trouble::Refused(answer.reply)),
             None => Ok(answer),
@@ -157,7 +155,7 @@ impl Survey {
                 long = down.since.is_some_and(|since| self.session.is_long(since));
                 (None, "The node is down")
             }
-            Trouble::Lost | Trouble::InDoubt => {
+            Trouble::Lost => {
                 routes().refresh(Cause::Connection, None);
                 (None, "The connection to the node was lost")
             }
