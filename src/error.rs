@@ -22,6 +22,8 @@ pub enum ClientError {
     CrossSlotWatch,
     /// Too many sessions have connections of their own.
     NoConnection,
+    /// CLIENT UNBLOCK ended the wait of a command that had not reached a node.
+    Unblocked,
     /// A command that no server takes within MULTI.
     NotInTransaction,
     /// A transaction's commands exceed what one request may be.
@@ -80,6 +82,7 @@ impl ClientError {
         match self {
             Self::CrossSlot | Self::CrossSlotTransaction | Self::CrossSlotWatch => ErrorKind::CrossSlot,
             Self::NoConnection => ErrorKind::NoConnection,
+            Self::Unblocked => ErrorKind::Unblocked,
             Self::NotInTransaction => ErrorKind::Refused,
             Self::TransactionTooLarge => ErrorKind::TooLarge,
             Self::Indoubt { .. } | Self::IndoubtTimeout { .. } => ErrorKind::Indoubt,
@@ -127,6 +130,7 @@ impl fmt::Display for ClientError {
             Self::NoConnection => f.write_str(
                 "TIMEOUT no connection was free within command_deadline: dedicated_per_node is reached",
             ),
+            Self::Unblocked => f.write_str("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
             Self::NotInTransaction => f.write_str("ERR Command not allowed inside a transaction"),
             Self::TransactionTooLarge => {
                 f.write_str("ERR the transaction exceeds this proxy's max_request or max_arguments")
@@ -220,6 +224,8 @@ kinds! {
     Timeout, "timeout", Safe;
     /// See [`ClientError::NoConnection`].
     NoConnection, "no_connection", Safe;
+    /// See [`ClientError::Unblocked`].
+    Unblocked, "unblocked", Safe;
     /// See [`ClientError::ReplyTooLarge`].
     ReplyTooLarge, "reply_too_large", Executed;
     /// See [`ClientError::ClusterDown`].

@@ -355,6 +355,10 @@ fn client_unblock_ends_a_wait_at_a_node_and_in_line() {
             assert_eq!(client.cmd(&["PING"]), Value::Simple("PONG".to_owned()));
         }
     }
+    // One error was the proxy's own, the other one the node's.
+    assert_eq!(proxy.metric("slotmux_errors_total"), 1.0);
+    assert_eq!(proxy.metric("slotmux_errors_total{command=\"blpop\",kind=\"unblocked\"}"), 1.0);
+    assert_eq!(proxy.metric("slotmux_server_errors_total"), 1.0);
 }
 
 #[test]

@@ -93,6 +93,40 @@ fn requests_and_errors_are_counted_by_command() {
 }
 
 #[test]
+fn an_error_is_the_proxys_or_a_nodes_also_where_a_task_carries_the_command_out() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds())
+        .args(&["--workers", "1", "--admin-commands", "--command-deadline", "500ms"])
+        .start();
+    let mut client = proxy.connect();
+    let low = key(LOW, "k");
+    assert_eq!(client.cmd(&["SET", &low, "v"]), Value::ok());
+    let fail = |client: &mut Client, commands: &[&[&str]]| {
+        for command in commands {
+            assert!(client.cmd(command).is_error(), "{command:?}");
+        }
+    };
+    fail(&mut client, &[&["BLPOP", &low, "1"], &["CONFIG", "SET", "maxmemory-samples", "x"]]);
+    fail(&mut client, &[&["SCAN", "0", "COUNT", "x"], &["SCAN", "x"]]);
+    cluster.kill9(cluster.owner_of(LOW));
+    fail(&mut client, &[&["BLPOP", &low, "0"], &["WATCH", &low], &["RANDOMKEY"]]);
+    let page = proxy.metrics();
+    for (metric, expected) in [
+        ("server_errors_total{command=\"blpop\",code=\"wrongtype\"}", 1.0),
+        ("server_errors_total{command=\"config set\"}", 1.0),
+        ("server_errors_total{command=\"scan\"}", 1.0),
+        ("server_errors_total", 3.0),
+        ("errors_total{command=\"scan\",kind=\"bad_argument\"}", 1.0),
+        ("errors_total{command=\"blpop\",kind=\"clusterdown\"}", 1.0),
+        ("errors_total{command=\"watch\",kind=\"clusterdown\"}", 1.0),
+        ("errors_total{command=\"randomkey\",kind=\"clusterdown\"}", 1.0),
+        ("errors_total", 4.0),
+    ] {
+        assert_eq!(sum(&page, &format!("slotmux_{metric}")), expected, "{metric}\n{page}");
+    }
+}
+
+#[test]
 fn a_nodes_time_is_from_the_write_to_the_reply_and_counts_requests_only() {
     let cluster = ScriptedCluster::start(2);
     let proxy = proxy(&cluster);

@@ -53,7 +53,7 @@ impl Survey {
             }
         }
         if let Some(refusal) = replies.iter().find(|reply| is_error(reply) && !lacks_key(reply)) {
-            return Some(refusal.clone());
+            return Some(self.passed_on(refusal.clone()));
         }
         if failed.is_some() || ended.is_some() {
             self.worker().topology.ask(Cause::Connection, None);
@@ -63,17 +63,14 @@ impl Survey {
                 let mut state = self.session.state.borrow_mut();
                 self.session.in_doubt(&mut state, self.ticket.seq, &error).map(Bytes::from)
             }
-            Some(error) => {
-                self.count(&error);
-                Some(error.reply().into())
-            }
+            Some(error) => Some(self.refusal(&error)),
             None if ended.is_some() => {
                 self.session.order(Order::Finish);
                 Some(Bytes::new())
             }
             None => {
                 let done = replies.iter().find(|reply| !is_error(reply)).or(replies.first());
-                Some(done.cloned().unwrap_or_default())
+                Some(self.passed_on(done.cloned().unwrap_or_default()))
             }
         }
     }

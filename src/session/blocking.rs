@@ -15,9 +15,6 @@ use crate::error::ClientError;
 use crate::protocol::{Args, ReplyFramer, RequestFramer, RequestLimits, write};
 use crate::route::plan::{self, PlanError};
 
-/// What a client gets whose wait another one has ended by an error.
-const UNBLOCKED: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n";
-
 impl Planner<'_> {
     /// Lets a task wait for what the request asks for.
     pub(super) fn blocking(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
@@ -150,7 +147,7 @@ impl Errand {
                     match session.unblocked.take() {
                         // It came too late for an earlier wait.
                         None => continue,
-                        Some(true) => return Some(Bytes::from_static(UNBLOCKED)),
+                        Some(true) => return Some(self.refusal(&ClientError::Unblocked)),
                         Some(false) => return Some(self.nothing()),
                     }
                 }
@@ -206,7 +203,7 @@ impl Errand {
             Ok(answer) if recalled && is_nothing(&answer.reply) => Ok(None),
             Ok(answer) => {
                 let verdict = self.judge(&answer.reply, &link, begun.elapsed(), hold).await.map_err(Some)?;
-                Ok(if let Verdict::Final = verdict { Some(answer.reply) } else { None })
+                Ok(if let Verdict::Final = verdict { Some(self.passed_on(answer.reply)) } else { None })
             }
         }
     }

@@ -62,7 +62,7 @@ impl Errand {
                 None => break self.refusal(&ClientError::NoConnection),
             };
             match own.link().call(requests.clone(), 1, false).await {
-                Ok(answer) => break answer.earlier,
+                Ok(answer) => break self.passed_on(answer.earlier),
                 Err(_) => {
                     if let Err(reply) = self.lost(&mut hold).await {
                         break reply;

@@ -77,11 +77,19 @@ impl Session {
         if state.gone {
             return;
         }
-        if reply.first() == Some(&b'-') && ticket.seq >= state.base() {
-            backend.metrics.server_error(state.command(ticket), ServerError::of(&reply));
-        }
         state.complete(ticket, Reply::Large(reply), backend.clock.tick(), &backend.metrics);
         self.wakeup.wake();
+    }
+
+    /// What a node says, as the reply to a command that a task carries out: an error is counted, unless the client
+    /// has been told already that there was no reply in time.
+    pub(super) fn passed_on(&self, ticket: Ticket, reply: Bytes) -> Bytes {
+        let mut state = self.state.borrow_mut();
+        if reply.first() == Some(&b'-') && !state.gone && ticket.seq >= state.base() {
+            let metrics = &self.worker.backend.metrics;
+            metrics.server_error(state.command(ticket), ServerError::of(&reply));
+        }
+        reply
     }
 
     /// Whether a task carries out a command of this session.
@@ -246,6 +254,11 @@ impl Errand {
         let error = ClientError::Indoubt { node: link.addr().clone() };
         let mut state = self.session.state.borrow_mut();
         self.session.in_doubt(&mut state, self.seq, &error).map(Bytes::from)
+    }
+
+    /// A node's reply that the client gets: an error is counted.
+    pub(super) fn passed_on(&self, reply: Bytes) -> Bytes {
+        self.session.passed_on(Ticket { seq: self.seq, part: 0 }, reply)
     }
 
     /// An error that the proxy makes, counted.

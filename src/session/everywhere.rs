@@ -34,7 +34,7 @@ impl Survey {
                 Ok(answers) if !answers.is_empty() => {
                     let parts: Vec<(&[u8], &[u8])> =
                         answers.iter().map(|answer| (&answer.earlier[..], &answer.reply[..])).collect();
-                    return Bytes::copy_from_slice(by_weight(&parts, fastrand::f64()));
+                    return self.passed_on(Bytes::copy_from_slice(by_weight(&parts, fastrand::f64())));
                 }
                 Ok(_) => {}
                 Err(other) => trouble = other,
@@ -62,7 +62,7 @@ impl Survey {
                 self.ask(&link, self.request.clone()).await
             };
             match asking.await {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => return Ok(self.passed_on(reply)),
                 Err(trouble) => self.bear(trouble).await?,
             }
         }
@@ -84,7 +84,7 @@ impl Survey {
         let mut texts = Vec::new();
         for reply in answers.into_iter().flatten().map(|answer| answer.reply) {
             if reply.first() == Some(&b'-') {
-                return reply;
+                return self.passed_on(reply);
             }
             texts.extend(text(&reply));
         }

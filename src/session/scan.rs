@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::survey::{Survey, Trouble};
 use crate::backend::{Link, Node};
+use crate::error::ErrorKind;
 use crate::protocol::{Args, RequestFramer, RequestLimits, write};
 use crate::route::scan::{Cursor, Found, Table, parse, stamp, target};
 use crate::topology::view::{self, ViewNode};
@@ -48,10 +49,10 @@ impl Survey {
     pub(super) async fn scan(&self) -> Bytes {
         let mut framer = RequestFramer::default();
         let Ok(Some(_)) = framer.next(&self.request, &RequestLimits::NONE) else {
-            return Bytes::from_static(INVALID);
+            return self.invalid();
         };
         let args = framer.args(&self.request);
-        let Some(number) = parse(args.get(1)) else { return Bytes::from_static(INVALID) };
+        let Some(number) = parse(args.get(1)) else { return self.invalid() };
         let (mut at, mut sure) = (Cursor::decode(number), true);
         loop {
             let trouble = match self.page(at, &args, sure).await {
@@ -65,6 +66,11 @@ impl Survey {
                 return reply;
             }
         }
+    }
+
+    fn invalid(&self) -> Bytes {
+        self.count(ErrorKind::BadArgument);
+        Bytes::from_static(INVALID)
     }
 
     /// The next page. The node is asked first whether it owns the slot, unless that is `sure` enough for now.

@@ -13,7 +13,7 @@ use super::recover::backoff;
 use super::{Session, Worker};
 use crate::backend::{Answer, Down, Link, Node, Ticket};
 use crate::command::{self, Spec};
-use crate::error::ClientError;
+use crate::error::{ClientError, ErrorKind};
 use crate::protocol::Protocol;
 use crate::route::Signal;
 use crate::topology::Cause;
@@ -95,10 +95,21 @@ impl Survey {
         self.deadline
     }
 
-    /// Counts an error that the proxy gives.
-    pub(super) fn count(&self, error: &ClientError) {
+    /// A node's reply that the client gets: an error is counted.
+    pub(super) fn passed_on(&self, reply: Bytes) -> Bytes {
+        self.session.passed_on(self.ticket, reply)
+    }
+
+    /// An error that the proxy makes, counted.
+    pub(super) fn refusal(&self, error: &ClientError) -> Bytes {
+        self.count(error.kind());
+        error.reply().into()
+    }
+
+    /// Counts an error that the proxy makes.
+    pub(super) fn count(&self, kind: ErrorKind) {
         let command = self.session.state.borrow_mut().command(self.ticket);
-        self.worker().backend.metrics.error(command, error.kind());
+        self.worker().backend.metrics.error(command, kind);
     }
 
     /// The session's link to a node, once it is up.
@@ -143,7 +154,7 @@ impl Survey {
         let routes = || self.worker().routes.borrow();
         let (mut until, mut long) = (None, false);
         let (error, reason) = match trouble {
-            Trouble::Final(reply) => return Err(reply),
+            Trouble::Final(reply) => return Err(self.passed_on(reply)),
             Trouble::Uncovered(slot) => {
                 routes().refresh(Cause::Uncovered, None);
                 long = self.session.is_long(routes().uncovered_since(slot));
@@ -167,12 +178,8 @@ impl Survey {
         };
         let now = Instant::now();
         if self.session.state.borrow().gone || long || now >= self.deadline {
-            let error = error.unwrap_or_else(|| {
-                let error = ClientError::ClusterDown { reason: reason.into() };
-                self.count(&error);
-                error.reply().into()
-            });
-            return Err(error);
+            let refusal = self.refusal(&ClientError::ClusterDown { reason: reason.into() });
+            return Err(error.unwrap_or(refusal));
         }
         self.tries.set(self.tries.get() + 1);
         let pause = Duration::from_nanos(backoff(self.tries.get()));

@@ -145,7 +145,7 @@ impl Errand {
                 return Err(wanted.none());
             };
             if answer.reply.first() == Some(&b'-') {
-                return Err(answer.reply);
+                return Err(self.passed_on(answer.reply));
             }
             let mut numbers = answer
                 .reply

@@ -105,7 +105,7 @@ impl Errand {
                                 let watch = Watch { own, slot: self.slot, asked, broken: false };
                                 *self.session.watch.borrow_mut() = Some(watch);
                             }
-                            return answer.reply;
+                            return self.passed_on(answer.reply);
                         }
                         Ok(Verdict::Again) => Ok(()),
                         Err(reply) => Err(reply),
@@ -125,7 +125,9 @@ impl Errand {
             link.push_asking();
         }
         let reply = match link.call(request, 0, false).await {
-            Ok(answer) if self.session.signal(&answer.reply, &link, self.slot).is_none() => answer.reply,
+            Ok(answer) if self.session.signal(&answer.reply, &link, self.slot).is_none() => {
+                self.passed_on(answer.reply)
+            }
             _ => {
                 watch.broken = true;
                 Bytes::from_static(OK)
@@ -157,7 +159,7 @@ impl Errand {
             Ok(answer) if answer.reply.first() == Some(&b'-') => {
                 let error = deciding(&answer.earlier, &answer.reply);
                 let signal = self.session.signal(&error, &link, self.slot);
-                Some(if signal.is_some() { self.nothing() } else { aborted(&error).into() })
+                Some(if signal.is_some() { self.nothing() } else { self.passed_on(aborted(&error).into()) })
             }
             Ok(answer) => Some(answer.reply),
         }
