@@ -31,7 +31,8 @@ enum Outcome {
 
 impl Survey {
     /// Has all nodes that it is for carry out an order: the first reply, once all have succeeded, or the first error.
-    /// Nothing if the client's connection ends here, as a server ends it that ends itself.
+    /// Where nodes ended instead, the client's connection does, as a server's would. Nothing if it is closed because the
+    /// outcome is unknown.
     pub(super) async fn administer(self: &Rc<Self>, whom: Whom) -> Option<Bytes> {
         let nodes = loop {
             let nodes = self.nodes(whom);
@@ -79,10 +80,8 @@ impl Survey {
         let addr = || node.addr().clone();
         let database = self.session.affinity.get().database;
         let own = node.dedicated(self.protocol, database, Use::Watching);
-        let own = match timeout_at(self.deadline().into(), own).await {
-            Ok(Ok(own)) => own,
-            Ok(Err(_)) => return Outcome::Failed(ClientError::Unreached { node: addr() }),
-            Err(_) => return Outcome::Failed(ClientError::NoConnection),
+        let Ok(Ok(own)) = timeout_at(self.deadline().into(), own).await else {
+            return Outcome::Failed(ClientError::Unreached { node: addr() });
         };
         match own.link().call(self.request.clone(), 0, true).await {
             Ok(answer) => Outcome::Reply(answer.reply),
