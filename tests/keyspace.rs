@@ -5,8 +5,11 @@
 mod support;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
 
-use support::{Client, Proxy, TestCluster, Value, encode, key, slot_of};
+use support::{Client, ClusterOptions, Proxy, TestCluster, Value, encode, key, slot_of};
 
 fn start() -> (TestCluster, Proxy) {
     let cluster = TestCluster::primaries(3);
@@ -117,4 +120,74 @@ fn what_combines_keys_of_several_slots_is_refused() {
         assert_eq!(reply, Value::error("CROSSSLOT Keys in request don't hash to the same slot"), "{line}");
     }
     assert!(!client.cmd(&["SUNION", "{t}a", "{t}b"]).is_error());
+}
+
+#[test]
+fn a_shard_counts_once_while_it_fails_over() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
+    let names: Vec<String> = (0..16_384).step_by(40).map(|slot| key(slot, "k")).collect();
+    let mut client = proxy.connect();
+    for name in &names {
+        assert_eq!(client.cmd(&["SET", name, "x"]), Value::ok());
+    }
+    assert_eq!(client.cmd(&["WAIT", "1", "1000"]), Value::Int(1));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let read = || {
+            let mut client = proxy.connect();
+            while !done.load(Relaxed) {
+                for name in &names {
+                    assert_eq!(client.cmd(&["GET", name]), Value::bulk("x"));
+                }
+                // The servers want their share of the machine.
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let count = || {
+            let mut client = proxy.connect();
+            while !done.load(Relaxed) {
+                assert_eq!(client.cmd(&["DBSIZE"]), Value::Int(names.len() as i64));
+                assert_eq!(client.cmd(&["KEYS", "*"]).items().len(), names.len());
+                let info = client.cmd(&["INFO", "keyspace"]).text();
+                assert!(info.contains(&format!("db0:keys={},", names.len())), "{info}");
+            }
+        };
+        let clients = [scope.spawn(read), scope.spawn(count)];
+        let work = scope.spawn(|| {
+            for replica in [3, 4, 5, 0, 1, 2] {
+                cluster.settle();
+                cluster.failover(replica);
+            }
+        });
+        let worked = work.join();
+        done.store(true, Relaxed);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        worked.unwrap();
+    });
+}
+
+#[test]
+fn what_any_shard_can_answer_is_not_asked_of_one_that_hangs() {
+    let cluster = TestCluster::with(ClusterOptions {
+        replicas_per_primary: 0,
+        node_timeout: Duration::from_secs(60),
+        ..Default::default()
+    });
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1", "--link-timeout", "60s"]).start();
+    let mut client = proxy.connect();
+    for slot in [0, 8_000, 16_000] {
+        assert_eq!(client.cmd(&["SET", &key(slot, "k"), "x"]), Value::ok());
+    }
+    cluster.stop(1);
+    // Somebody waits there, and so it is seen that nothing comes.
+    let mut waiting = proxy.connect();
+    waiting.send(&["GET", &key(8_000, "k")]);
+    waiting.expect_silence(Duration::from_secs(4));
+    for _ in 0..30 {
+        assert_eq!(client.cmd(&["EVAL", "return 1", "0"]), Value::Int(1));
+        assert_eq!(client.cmd(&["CONFIG", "GET", "maxmemory"]).items().len(), 2);
+    }
+    cluster.cont(1);
+    assert_eq!(waiting.read_value(), Value::bulk("x"));
 }

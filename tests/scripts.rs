@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
 use support::{Client, Proxy, SOON, TestCluster, Value, eventually, key};
 
 const COUNT: &str = "return redis.call('INCR', KEYS[1])";
@@ -219,4 +222,34 @@ fn functions_are_changed_on_all_primaries_and_called_by_their_keys() {
     assert_eq!(client.cmd(&[&b"FUNCTION"[..], b"RESTORE", &dump]), Value::ok());
     eventually(SOON, || on_nodes(2));
     assert_eq!(client.cmd(&["FCALL", "second", "1", "k"]), Value::bulk("k"));
+}
+
+#[test]
+fn calls_follow_a_slot_that_moves_to_and_fro() {
+    let (cluster, proxy) = start(3);
+    let (done, slot) = (AtomicBool::new(false), 0);
+    let name = key(slot, "n");
+    let calls = thread::scope(|scope| {
+        let call = || {
+            let (mut client, mut calls) = (proxy.connect(), 0);
+            while !done.load(Relaxed) {
+                calls += 1;
+                assert_eq!(client.cmd(&["EVAL", COUNT, "1", &name]), Value::Int(calls));
+            }
+            calls
+        };
+        let caller = scope.spawn(call);
+        let work = scope.spawn(|| {
+            for (from, to) in [(0, 1), (1, 0)].repeat(8) {
+                cluster.migrate_slot(slot, from, to);
+                // A server that gets a slot back before all know that it has left loses it.
+                cluster.await_owner(slot, to);
+            }
+        });
+        let worked = work.join();
+        done.store(true, Relaxed);
+        worked.unwrap();
+        caller.join().unwrap()
+    });
+    assert!(calls > 0);
 }

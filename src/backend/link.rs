@@ -273,6 +273,11 @@ impl Link {
         queue.send.kept()
     }
 
+    /// Whether a reply has been due for a whole health check, and nothing came.
+    pub fn is_overdue(&self) -> bool {
+        self.was_due.get() && self.silent.get() > 0
+    }
+
     /// Takes no new commands; those on their way are answered, those of a link that is only being
     /// dialled go back at once.
     pub fn retire(&self) {

@@ -295,6 +295,11 @@ impl Node {
         link.close("the node can't be connected to");
     }
 
+    /// Whether nothing speaks against it: it can be dialled, and no reply is overdue.
+    pub fn is_answering(&self) -> bool {
+        self.down.get().is_none() && self.links().all(|link| !link.is_opening() && !link.is_overdue())
+    }
+
     /// Since when every dial has failed, if the last one did.
     pub fn down_since(&self) -> Option<Instant> {
         self.down.get().and_then(|down| down.since)

@@ -1,5 +1,7 @@
 //! One worker's routing table: the snapshot, and what the nodes have said since.
 
+mod shards;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -104,42 +106,6 @@ impl Routes {
     /// Since when `slot`, which has no owner, has had none.
     pub fn uncovered_since(&self, slot: u16) -> Instant {
         self.uncovered.get(&slot).copied().unwrap_or(self.begun)
-    }
-
-    /// A slot of every shard that owns one: each names its shard until the table changes.
-    pub fn shard_slots(&self) -> Vec<u16> {
-        let (mut slots, mut seen, mut last) = (Vec::new(), vec![false; self.nodes.len()], NO_SHARD);
-        for (slot, owner) in (0..).zip(&self.owners) {
-            // Ranges are long: mostly it is the owner of the slot before.
-            if *owner != last
-                && let Some(seen) = seen.get_mut(usize::from(*owner))
-            {
-                if !std::mem::replace(seen, true) {
-                    slots.push(slot);
-                }
-                last = *owner;
-            }
-        }
-        slots
-    }
-
-    /// A slot that has an owner, at random.
-    pub fn any_slot(&self) -> Option<u16> {
-        let start = fastrand::usize(..SLOTS);
-        (0..SLOTS)
-            .map(|i| (start + i) % SLOTS)
-            .find(|slot| self.owners[*slot] != NO_SHARD)
-            .map(|slot| slot as u16)
-    }
-
-    /// All primaries, those without slots too.
-    pub fn primaries(&self) -> impl Iterator<Item = &NodeAddr> {
-        self.table.iter().flat_map(|table| &table.shards).map(|shard| &shard.addr)
-    }
-
-    /// Whether the node at `addr` is one of them.
-    pub fn is_primary(&self, addr: &NodeAddr) -> bool {
-        self.table.as_ref().is_some_and(|table| table.by_addr.contains_key(addr))
     }
 
     /// Whether `slot` is being moved, as far as is known.

@@ -33,6 +33,8 @@ pub(crate) enum Next {
 pub(crate) struct Unconfirmed {
     /// The node that it names.
     pub(crate) to: NodeAddr,
+    /// The node that sent it, and the epoch of its claims at that time, as far as was known.
+    pub(crate) from: (NodeAddr, Option<u64>),
     /// The node that knows: its view decides,
     pub(crate) witness: NodeAddr,
     /// if it was asked for later than this.

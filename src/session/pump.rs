@@ -21,6 +21,8 @@ use crate::topology::Cause;
 
 /// As often a refresh is asked for again that is to confirm a redirect.
 const CONFIRM: Duration = Duration::from_millis(100);
+/// What a node said of a slot so shortly before confirms its redirect, too: a slot may stay open for hours.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// What a client is told while the cluster is not known: the log says why.
 pub(super) const NO_TABLE: &str = "No node of the cluster tells this proxy who owns the slots";
@@ -153,18 +155,11 @@ impl Session {
         if held.tables == u64::MAX {
             held.tables = tables;
         }
-        if let Some(unconfirmed) = &held.unconfirmed {
-            if !expired && !routes.has_asked(&unconfirmed.witness, unconfirmed.at) {
-                routes.refresh(Cause::Redirect, Some(&unconfirmed.witness));
-                return Step::Wait((now + CONFIRM.as_nanos() as u64).min(deadline));
-            }
-            let to = routes.known(&unconfirmed.to).unwrap_or(&unconfirmed.to);
-            let owner = routes.owner(slot).is_some_and(|node| node.addr() == to);
-            let asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
-            if !owner && !asked {
-                return Step::OwnReply;
-            }
-            held.unconfirmed = None;
+        match confirmed(held, routes, slot) {
+            Some(true) => {}
+            Some(false) => return Step::OwnReply,
+            None if expired => return Step::OwnReply,
+            None => return Step::Wait((now + CONFIRM.as_nanos() as u64).min(deadline)),
         }
         if now < held.not_before && !new_table && !expired {
             return Step::Wait(held.not_before.min(deadline));
@@ -269,4 +264,28 @@ impl Session {
         let touched = Touched::by(request, &self.worker.topology.learned());
         touched.is_some_and(|touched| touched.keys.len() > 1)
     }
+}
+
+/// Whether the cluster says itself what a reply that may be a script's own said; nothing if that is not known yet.
+fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
+    let Some(unconfirmed) = &held.unconfirmed else { return Some(true) };
+    let is_owner = |addr| routes.owner(slot).is_some_and(|node| node.addr() == addr);
+    let is_at = is_owner(routes.known(&unconfirmed.to).unwrap_or(&unconfirmed.to));
+    let is_asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
+    let is_so = is_at || is_asked;
+    let early = unconfirmed.at.checked_sub(RECENT).filter(|_| is_so).unwrap_or(unconfirmed.at);
+    if !routes.has_asked(&unconfirmed.witness, early) {
+        routes.refresh(Cause::Redirect, Some(&unconfirmed.witness));
+        return None;
+    }
+    if !is_so {
+        let (from, epoch) = &unconfirmed.from;
+        if is_owner(from) && routes.shard_at(from).map(|shard| shard.epoch) == *epoch {
+            return Some(false);
+        }
+        // The slot has gone on since then, or to and fro.
+        held.next = Next::Owner;
+    }
+    held.unconfirmed = None;
+    Some(true)
 }

@@ -109,7 +109,9 @@ impl Session {
             Signal::Ask { to, .. } => (to, from),
             _ => return None,
         };
-        Some(Unconfirmed { to: to.clone(), witness: witness.clone(), at: Instant::now() })
+        let epoch = routes.shard_at(from).map(|shard| shard.epoch);
+        let (from, at) = ((from.clone(), epoch), Instant::now());
+        Some(Unconfirmed { to: to.clone(), from, witness: witness.clone(), at })
     }
 
     /// Where to go after `signal`, and how long to wait before (nanoseconds).
