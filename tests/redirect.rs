@@ -7,7 +7,9 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use support::{Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key, slot_of};
+use support::{
+    Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, encode, eventually, key, slot_of,
+};
 
 fn hang_refreshes(cluster: &ScriptedCluster) {
     for node in cluster.nodes() {
@@ -296,4 +298,38 @@ fn what_a_script_says_sends_no_other_command_astray() {
     eventually(SOON, || proxy.metric("slotmux_redirects_total") == 1.0);
     assert_eq!(proxy.connect().cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
     assert_eq!(nodes_of(&cluster, &format!("GET {}", key(LOW, "a"))), [0]);
+}
+
+#[test]
+fn a_command_that_waits_to_ask_a_node_which_leaves_goes_back_to_the_owner() {
+    let mut cluster = ScriptedCluster::start(3);
+    let seeds = cluster.seeds();
+    let leaving = cluster.add_node(None);
+    let proxy = Proxy::for_seeds(&seeds).args(&["--workers", "1"]).start();
+    let there = || proxy.get("/topology").1.contains(&cluster.node(leaving).addr());
+    eventually(SOON, there);
+    let (gate, asked) = (Gate::new(), AtomicBool::new(false));
+    let (late, ask) = (gate.clone(), format!("ASK {LOW} {}", cluster.node(leaving).addr()));
+    cluster.node(0).script(move |_, args| match &*args[0] {
+        b"GET" => Action::Default.after(&late),
+        _ if asked.swap(true, Ordering::Relaxed) => Action::Default,
+        _ => Action::error(&ask),
+    });
+    let mut client = proxy.connect();
+    // The SET is not sent again before the reply to what was sent behind it.
+    let get = ["GET", &key(LOW, "b")];
+    client.send_raw([encode(&["SET", &key(LOW, "a"), "1"]), encode(&get)].concat());
+    eventually(SOON, || cluster.count(&get.join(" ")) > 0);
+    cluster.edit(|topology| topology.nodes[leaving].hidden = true);
+    let mut slots = 7000..;
+    eventually(SOON, || {
+        // A redirect between the others makes the proxy look.
+        let slot = slots.next().unwrap();
+        cluster.edit(|topology| topology.assign(slot..=slot, 2));
+        assert_eq!(proxy.connect().cmd(&["SET", &key(slot, "a"), "1"]), Value::ok());
+        !there()
+    });
+    gate.open();
+    assert_eq!(client.read_values(2), [Value::ok(), Value::NullBulk]);
+    assert_eq!(nodes_of(&cluster, &format!("SET {} 1", key(LOW, "a"))), [0, 0]);
 }

@@ -11,7 +11,7 @@ use super::lanes::{Held, Lanes, Next, Touched};
 use super::noscript::Before;
 use super::pending::State;
 use super::recover::backoff;
-use crate::backend::{Down, Link, Reply, Ticket};
+use crate::backend::{Down, Link, Node, Reply, Ticket};
 use crate::command::Route;
 use crate::error::ClientError;
 use crate::metrics::{Reached, ServerError};
@@ -174,10 +174,7 @@ impl Session {
             };
         }
         let tried = held.history.tries > 0;
-        let target = match &held.next {
-            Next::Ask(addr) => routes.node(addr),
-            Next::Owner => routes.owner(slot).cloned(),
-        };
+        let target = target(held, routes, slot);
         let Some(node) = target else {
             routes.refresh(Cause::Uncovered, None);
             let long = routes.owner(slot).is_none() && self.is_long(routes.uncovered_since(slot));
@@ -196,6 +193,8 @@ impl Session {
             Err(Down { since, until }) => {
                 routes.refresh(Cause::Connection, None);
                 let long = since.is_some_and(|since| self.is_long(since));
+                // A target of ASK that is down may have a successor, which the owner learns of.
+                held.next = Next::Owner;
                 held.not_before = now + until.saturating_duration_since(Instant::now()).as_nanos() as u64;
                 self.wait_or_fail(held, expired || long, now, deadline, tables, "The node is down")
             }
@@ -288,4 +287,16 @@ fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
     }
     held.unconfirmed = None;
     Some(true)
+}
+
+/// The node that a held command goes to.
+fn target(held: &mut Held, routes: &mut Routes, slot: u16) -> Option<Rc<Node>> {
+    if let Next::Ask(addr) = &held.next {
+        if let Some(node) = routes.node(addr) {
+            return Some(node);
+        }
+        // It has left the cluster since: the owner says anew where the key is.
+        held.next = Next::Owner;
+    }
+    routes.owner(slot).cloned()
 }
