@@ -132,6 +132,11 @@ impl Cluster {
         self.nodes[index].restart(&self.guard, Instant::now() + self.options.patience)
     }
 
+    /// The same on other ports.
+    pub fn restart_elsewhere(&self, index: usize) -> Result<(), DemoError> {
+        self.nodes[index].restart_elsewhere(&self.guard, Instant::now() + self.options.patience)
+    }
+
     /// Waits until every running node sees every slot served and every running node healthy.
     pub fn settle(&self) -> Result<(), DemoError> {
         let running: Vec<&Node> = self.nodes.iter().filter(|node| node.is_running()).collect();

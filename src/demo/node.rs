@@ -7,7 +7,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -32,7 +35,8 @@ pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// One server process of a [`Cluster`](super::Cluster).
 pub struct Node {
-    port: u16,
+    /// It changes only while the server does not run.
+    port: AtomicU16,
     id: String,
     folder: PathBuf,
     binary: PathBuf,
@@ -55,7 +59,7 @@ impl Node {
         let args = options.arguments();
         let child = launch(binary, port, &args, &folder, guard)?;
         Ok(Self {
-            port,
+            port: AtomicU16::new(port),
             id: String::new(),
             folder,
             binary: binary.to_owned(),
@@ -70,10 +74,10 @@ impl Node {
         for _ in 0..PORT_ATTEMPTS {
             match self.answering(until) {
                 Err(DemoError::Ended { log, .. }) if log.contains(PORT_TAKEN) => {
-                    self.port = free_port().ok_or(DemoError::NoPort)?;
+                    self.port.store(free_port().ok_or(DemoError::NoPort)?, Ordering::Release);
                     // Left by a server that failed after it had read its configuration.
                     let _ = fs::remove_file(self.folder.join("nodes.conf"));
-                    *self.child() = launch(&self.binary, self.port, &self.args, &self.folder, guard)?;
+                    *self.child() = launch(&self.binary, self.port(), &self.args, &self.folder, guard)?;
                 }
                 Err(error) => return Err(error),
                 Ok(()) => {
@@ -89,7 +93,7 @@ impl Node {
     pub(super) fn restart(&self, guard: &Guard, until: Instant) -> Result<(), DemoError> {
         self.kill();
         loop {
-            *self.child() = launch(&self.binary, self.port, &self.args, &self.folder, guard)?;
+            *self.child() = launch(&self.binary, self.port(), &self.args, &self.folder, guard)?;
             match self.answering(until) {
                 // Somebody's connection may have its local port there for a moment.
                 Err(DemoError::Ended { log, .. }) if log.contains(PORT_TAKEN) && Instant::now() < until => {}
@@ -98,14 +102,21 @@ impl Node {
         }
     }
 
+    /// The same on other ports: the others learn the new address from the node itself.
+    pub(super) fn restart_elsewhere(&self, guard: &Guard, until: Instant) -> Result<(), DemoError> {
+        self.kill();
+        self.port.store(free_port().ok_or(DemoError::NoPort)?, Ordering::Release);
+        self.restart(guard, until)
+    }
+
     /// The client port, on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.load(Ordering::Acquire)
     }
 
     /// `127.0.0.1:port`
     pub fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port())
     }
 
     /// The id under which the cluster knows the node.
@@ -133,16 +144,16 @@ impl Node {
 
     /// Sends one command over a connection of its own; an error reply is a reply.
     pub fn call(&self, args: &[&str]) -> Result<Reply, DemoError> {
-        Client::connect(self.port, self.password.as_deref())
+        Client::connect(self.port(), self.password.as_deref())
             .and_then(|mut client| client.call(args))
-            .map_err(|source| DemoError::Unreachable { port: self.port, source })
+            .map_err(|source| DemoError::Unreachable { port: self.port(), source })
     }
 
     /// Like [`call`](Self::call), for commands whose reply is a text; an error reply is an error.
     pub fn ask(&self, args: &[&str]) -> Result<String, DemoError> {
         match self.call(args)? {
             Reply::Error(reply) => {
-                Err(DemoError::Refused { port: self.port, command: args.join(" "), reply })
+                Err(DemoError::Refused { port: self.port(), command: args.join(" "), reply })
             }
             reply => Ok(reply.text()),
         }
@@ -151,6 +162,11 @@ impl Node {
     /// The node's own view of the cluster.
     pub fn view(&self) -> Result<Vec<NodeLine>, DemoError> {
         Ok(NodeLine::parse_all(&self.ask(&["CLUSTER", "NODES"])?))
+    }
+
+    /// Where its files are, `server.log` and what it writes itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The last lines of the server's log.
@@ -169,7 +185,7 @@ impl Node {
     fn answering(&self, until: Instant) -> Result<(), DemoError> {
         loop {
             if !self.is_running() {
-                return Err(DemoError::Ended { port: self.port, log: self.log_tail() });
+                return Err(DemoError::Ended { port: self.port(), log: self.log_tail() });
             }
             let folder = self.folder.to_string_lossy();
             match self.call(&["CONFIG", "GET", "dir"]) {
@@ -179,7 +195,7 @@ impl Node {
                 Err(error) if Instant::now() > until => return Err(error),
                 _ if Instant::now() > until => {
                     return Err(DemoError::Unreachable {
-                        port: self.port,
+                        port: self.port(),
                         source: io::ErrorKind::TimedOut.into(),
                     });
                 }

@@ -105,9 +105,9 @@ impl Proxy {
         Self::for_seeds(seeds).start()
     }
 
-    /// The binary without any arguments, for tests of the command line.
+    /// The binary without any arguments, for tests of the command line; another one if SLOTMUX_BINARY says so.
     pub fn command() -> Command {
-        Command::new(env!("CARGO_BIN_EXE_slotmux"))
+        Command::new(std::env::var_os("SLOTMUX_BINARY").unwrap_or(env!("CARGO_BIN_EXE_slotmux").into()))
     }
 
     /// The address of the first listener.
