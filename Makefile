@@ -9,7 +9,7 @@ ARGS ?=
 FUZZ_TARGETS := request reply nodes slots shards
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test check fmt clippy doc bench fuzz clean
+.PHONY: help demo test check fmt clippy doc bench chaos fuzz clean
 
 help: ## lists the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
@@ -44,6 +44,16 @@ bench: ## measures proxy, bare forwarder and direct connection in turns
 	@.ci/packages cc redis-server redis-benchmark taskset
 	cargo build --release --manifest-path benches/floor/Cargo.toml --target-dir $(TARGET)/floor
 	cargo bench --bench proxy -- --floor $(TARGET)/floor/release/floor $(ARGS)
+
+# CHAOS_SECONDS (3600), CHAOS_CLIENTS (50), CHAOS_RATE (6000 commands a second, of all clients together), CHAOS_SEED
+# (drawn, and printed: it repeats the schedule), CHAOS_NEMESES (all, quiet, or names: move,half,rebalance,add,replica,
+# failover,force,takeover,kill,stop,address,mute,garbage,kill-replica,stop-replica,pause,client-kill,reload),
+# CHAOS_VERBOSE (shows the schedule also if all is well), CHAOS_PROXY_ARGS (more arguments for the proxy).
+chaos: ## checks what clients see for an hour while everything happens to a cluster that can
+	@.ci/packages cc redis-server
+	cargo build --release
+	SLOTMUX_BINARY=$(abspath $(TARGET))/release/slotmux \
+		cargo test --test chaos -- --ignored --exact --nocapture an_hour_of_everything
 
 # cargo-fuzz and the builds stay below target/. The sanitizers need a nightly toolchain, but there is no unsafe code
 # here that they could find fault with: without them the stable toolchain does, and the fuzzers are faster.

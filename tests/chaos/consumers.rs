@@ -1,0 +1,101 @@
+//! Those who wait for elements of queues. Each element is handed out at most once.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use fastrand::Rng;
+
+use crate::{
+    conn::{Conn, PATIENCE},
+    journal::{Ms, Outcome, lock},
+    keys::{TAGS, key},
+    ops::has_queue,
+    run::Run,
+    support::Value,
+};
+
+/// What was handed out, to whom and when.
+#[derive(Default)]
+pub struct Taken(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    elements: HashMap<String, Vec<Hand>>,
+    /// By tag: pops that may have taken an element which nobody got.
+    doubts: HashMap<usize, u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Hand {
+    sent: Ms,
+    got: Ms,
+    consumer: usize,
+    moved: bool,
+}
+
+impl Taken {
+    /// When an element was popped, and when it was moved.
+    pub fn of(&self, value: &str) -> (Vec<Ms>, Vec<Ms>) {
+        let hands = lock(&self.0).elements.get(value).cloned().unwrap_or_default();
+        let times = |moved| hands.iter().filter(|hand| hand.moved == moved).map(|hand| hand.got).collect();
+        (times(false), times(true))
+    }
+
+    pub fn doubts(&self, tag: usize) -> u32 {
+        lock(&self.0).doubts.get(&tag).copied().unwrap_or(0)
+    }
+
+    pub fn show(&self, value: &str) -> String {
+        let hands = lock(&self.0).elements.get(value).cloned().unwrap_or_default();
+        let line = |hand: &Hand| {
+            let Hand { sent, got, consumer, moved } = hand;
+            let word = if *moved { "BLMOVE" } else { "BLPOP" };
+            format!("    consumer {consumer}: {word} sent {sent} answered {got}\n")
+        };
+        hands.iter().map(line).collect()
+    }
+}
+
+impl Run {
+    /// Pops, or moves, until the run stops.
+    pub fn consume(&self, consumer: usize, taken: &Taken) {
+        let addr = self.listener(consumer);
+        let mut rng = Rng::with_seed(self.settings.seed ^ (consumer as u64) << 16);
+        let queues: Vec<usize> = (0..TAGS).filter(|&tag| has_queue(tag)).collect();
+        let moves = consumer % 3 == 2;
+        let mut conn = None;
+        while !self.stopping() {
+            let Some(open) = conn.as_mut() else {
+                conn = Conn::connect(&addr, PATIENCE).ok();
+                continue;
+            };
+            let tag = queues[rng.usize(..queues.len())];
+            let (queue, to) = (key(tag, "queue"), key(tag, "moved"));
+            let args: &[&str] =
+                if moves { &["BLMOVE", &queue, &to, "LEFT", "RIGHT", "1"] } else { &["BLPOP", &queue, "1"] };
+            let sent = self.journal.now();
+            let reply = open.cmd(args);
+            let got = self.journal.now();
+            let value = match &reply {
+                Ok(Value::NullArray | Value::NullBulk) => continue,
+                Ok(Value::Array(items)) if !moves && items.len() == 2 => items[1].text(),
+                Ok(Value::Bulk(_)) if moves => reply.as_ref().map(Value::text).unwrap_or_default(),
+                Ok(Value::Error(text)) => {
+                    if self.journal.error(args[0], Some(tag), text, sent, got) == Outcome::Doubt && !moves {
+                        *lock(&taken.0).doubts.entry(tag).or_default() += 1;
+                    }
+                    continue;
+                }
+                other => {
+                    let what = format!("consumer {consumer}: {} sent at {sent}: {other:?}", args[0]);
+                    self.journal.fault("connection lost", what, String::new());
+                    *lock(&taken.0).doubts.entry(tag).or_default() += 1;
+                    conn = None;
+                    continue;
+                }
+            };
+            self.journal.count(args[0], 1);
+            let hand = Hand { sent, got, consumer, moved: moves };
+            lock(&taken.0).elements.entry(value).or_default().push(hand);
+        }
+    }
+}

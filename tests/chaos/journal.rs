@@ -1,0 +1,251 @@
+//! What happened: the schedule as it ran, errors by text, times without a reply, and what was wrong.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::keys::TAGS;
+
+/// Milliseconds since the run began.
+pub type Ms = u32;
+
+/// What a primary acknowledged this long before it was lost may not have reached its replica.
+const LAG: Ms = 2000;
+/// An error that a window brought about may be read a moment after it.
+const AFTERMATH: Ms = 2000;
+/// What a command gets that was not executed and must not be sent again: behind it in its pipeline was a write to the
+/// same key, which is in doubt since the node was lost.
+const ORDER: &str = "TRYAGAIN this command was not executed, and a later one";
+/// More would only repeat the first ones.
+const FAULTS_KEPT: usize = 40;
+/// So many events of a key are kept.
+const REMEMBERED: usize = 60;
+
+/// What an error means for the command that got it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// It took effect once or not at all.
+    Doubt,
+    /// It had no effect.
+    Refused,
+}
+
+/// A time in which a nemesis excuses something.
+#[derive(Clone, Debug)]
+pub struct Window {
+    pub kind: &'static str,
+    /// Addresses of the nodes that it happens to: a write in flight there may get INDOUBT.
+    pub nodes: Vec<String>,
+    /// The tags whose slots these nodes serve.
+    pub tags: Vec<usize>,
+    /// The cluster may lose here what it acknowledged: replication is asynchronous.
+    pub lossy: bool,
+    pub from: Ms,
+    pub to: Ms,
+}
+
+/// Something that must not be.
+pub struct Fault {
+    pub at: Ms,
+    pub kind: &'static str,
+    pub what: String,
+    pub history: String,
+}
+
+/// The last things that happened to a key, as its client saw them.
+#[derive(Clone, Default)]
+pub struct History(VecDeque<(Ms, Ms, String)>);
+
+impl History {
+    pub fn note(&mut self, sent: Ms, got: Ms, what: String) {
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back((sent, got, what));
+    }
+
+    pub fn show(&self) -> String {
+        self.0.iter().map(|(sent, got, what)| format!("    sent {sent} answered {got}: {what}\n")).collect()
+    }
+}
+
+/// How long commands on a tag took.
+#[derive(Default)]
+struct Times {
+    last_reply: AtomicU32,
+    slowest: AtomicU32,
+    silent: AtomicU32,
+    slowest_at: AtomicU32,
+    silent_at: AtomicU32,
+}
+
+pub struct Journal {
+    begun: Instant,
+    /// How long the proxy may hold a command, in milliseconds.
+    deadline: Ms,
+    pub counts: Mutex<BTreeMap<String, u64>>,
+    pub errors: Mutex<BTreeMap<String, (u64, Ms)>>,
+    pub events: Mutex<Vec<(Ms, String)>>,
+    windows: Mutex<Vec<Window>>,
+    pub faults: Mutex<Vec<Fault>>,
+    pub fault_count: AtomicU64,
+    times: Vec<Times>,
+}
+
+impl Journal {
+    pub fn new(deadline: Duration) -> Self {
+        Self {
+            begun: Instant::now(),
+            deadline: deadline.as_millis() as Ms,
+            counts: Mutex::default(),
+            errors: Mutex::default(),
+            events: Mutex::default(),
+            windows: Mutex::default(),
+            faults: Mutex::default(),
+            fault_count: AtomicU64::new(0),
+            times: (0..TAGS).map(|_| Times::default()).collect(),
+        }
+    }
+
+    pub fn now(&self) -> Ms {
+        self.begun.elapsed().as_millis() as Ms
+    }
+
+    pub fn count(&self, what: &str, n: u64) {
+        let mut counts = lock(&self.counts);
+        match counts.get_mut(what) {
+            Some(count) => *count += n,
+            None => _ = counts.insert(what.to_owned(), n),
+        }
+    }
+
+    /// Keeps the highest.
+    pub fn most(&self, what: &str, n: u64) {
+        let mut counts = lock(&self.counts);
+        let most = counts.entry(what.to_owned()).or_default();
+        *most = n.max(*most);
+    }
+
+    pub fn event(&self, what: String) {
+        lock(&self.events).push((self.now(), what));
+    }
+
+    pub fn fault(&self, kind: &'static str, what: String, history: String) {
+        self.fault_count.fetch_add(1, Ordering::Relaxed);
+        let mut faults = lock(&self.faults);
+        if faults.len() < FAULTS_KEPT {
+            faults.push(Fault { at: self.now(), kind, what, history });
+        }
+    }
+
+    /// A nemesis begins; returns the window's number.
+    pub fn open(&self, kind: &'static str, nodes: Vec<String>, tags: Vec<usize>, lossy: bool) -> usize {
+        let mut windows = lock(&self.windows);
+        windows.push(Window { kind, nodes, tags, lossy, from: self.now(), to: Ms::MAX });
+        windows.len() - 1
+    }
+
+    /// One more address belongs to the window.
+    pub fn widen(&self, window: usize, node: String) {
+        lock(&self.windows)[window].nodes.push(node);
+    }
+
+    /// All is as before.
+    pub fn close(&self, window: usize) {
+        lock(&self.windows)[window].to = self.now();
+    }
+
+    /// The window in which the cluster itself may have lost what was acknowledged on this tag then.
+    pub fn lossy(&self, tag: usize, acknowledged: Ms) -> Option<Window> {
+        let windows = lock(&self.windows);
+        let fits = |w: &&Window| {
+            w.lossy
+                && w.tags.contains(&tag)
+                && w.from.saturating_sub(LAG) <= acknowledged
+                && acknowledged <= w.to
+        };
+        windows.iter().rev().find(fits).cloned()
+    }
+
+    /// Counts an error, and judges whether it may be.
+    pub fn error(&self, command: &str, tag: Option<usize>, text: &str, sent: Ms, got: Ms) -> Outcome {
+        let class = mask(text);
+        lock(&self.errors).entry(class).or_insert((0, got)).0 += 1;
+        let indoubt = text.starts_with("INDOUBT ");
+        if !self.excuses(indoubt, tag, text, sent, got) {
+            let what = format!("{command} sent at {sent} got at {got}: {text}");
+            self.fault("unexpected error", what, String::new());
+        }
+        if indoubt { Outcome::Doubt } else { Outcome::Refused }
+    }
+
+    fn excuses(&self, indoubt: bool, tag: Option<usize>, text: &str, sent: Ms, got: Ms) -> bool {
+        let node = text.split("node ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+        let near = |w: &Window| w.from <= got && sent <= w.to.saturating_add(AFTERMATH);
+        lock(&self.windows).iter().any(|w| {
+            if indoubt {
+                near(w) && w.nodes.iter().any(|addr| addr == node)
+            } else if text.starts_with(ORDER) {
+                near(w) && tag.is_none_or(|tag| w.tags.contains(&tag))
+            } else {
+                // The shard was without a primary for a whole deadline, and still is or was until just now.
+                let down = |tag| w.tags.contains(&tag);
+                near(w) && tag.is_none_or(down) && got.saturating_sub(w.from) >= self.deadline
+            }
+        })
+    }
+
+    /// A reply came for a command of this tag.
+    pub fn reply(&self, tag: usize, sent: Ms, got: Ms) {
+        let times = &self.times[tag];
+        let last = times.last_reply.fetch_max(got, Ordering::Relaxed);
+        if times.slowest.fetch_max(got - sent, Ordering::Relaxed) < got - sent {
+            times.slowest_at.store(got, Ordering::Relaxed);
+        }
+        let silent = got.saturating_sub(last.max(sent));
+        if times.silent.fetch_max(silent, Ordering::Relaxed) < silent {
+            times.silent_at.store(got, Ordering::Relaxed);
+        }
+    }
+
+    /// The slowest reply and the longest silence while asked, with their times, of these tags.
+    pub fn stalls(&self, tags: impl Iterator<Item = usize> + Clone) -> [(Ms, Ms); 2] {
+        let worst = |pick: fn(&Times) -> (&AtomicU32, &AtomicU32)| {
+            let of = |tag| {
+                let (length, at) = pick(&self.times[tag]);
+                (length.load(Ordering::Relaxed), at.load(Ordering::Relaxed))
+            };
+            tags.clone().map(of).max().unwrap_or_default()
+        };
+        [worst(|t| (&t.slowest, &t.slowest_at)), worst(|t| (&t.silent, &t.silent_at))]
+    }
+}
+
+/// An error's text without what differs each time.
+fn mask(text: &str) -> String {
+    let word = |word: &str| {
+        if word.starts_with("127.0.0.1:") {
+            return "ADDR".to_owned();
+        }
+        let mut out = String::new();
+        for c in word.chars() {
+            match c {
+                '0'..='9' if out.ends_with('N') => {}
+                '0'..='9' => out.push('N'),
+                c => out.push(c),
+            }
+        }
+        out
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

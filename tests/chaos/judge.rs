@@ -1,0 +1,265 @@
+//! The verdict: what was acknowledged is there, once, in order; or it is the cluster's own loss.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use crate::{
+    client::Client,
+    conn::{Conn, PATIENCE},
+    consumers::Taken,
+    journal::{History, Ms, Outcome, lock},
+    keep::Keep,
+    keys::{Evidence, List, TAGS, Verdict, key, number},
+    ops::has_queue,
+    run::Run,
+    support::Value,
+};
+
+/// A reply that was older than what had been acknowledged.
+struct Back {
+    tag: usize,
+    key: String,
+    evidence: Evidence,
+    known: Ms,
+    got: Ms,
+    history: String,
+}
+
+/// What only the end can judge.
+#[derive(Default)]
+pub struct Judge {
+    backs: Mutex<Vec<Back>>,
+}
+
+/// Who is asked in the end.
+pub struct Side<'a> {
+    pub name: &'static str,
+    /// The address for each tag.
+    pub addr: Box<dyn Fn(usize) -> String + 'a>,
+    conns: HashMap<String, Conn>,
+}
+
+impl<'a> Side<'a> {
+    pub fn new(name: &'static str, addr: impl Fn(usize) -> String + 'a) -> Self {
+        Self { name, addr: Box::new(addr), conns: HashMap::new() }
+    }
+
+    pub fn ask(&mut self, tag: usize, args: &[&str]) -> Value {
+        let addr = (self.addr)(tag);
+        let conn = self
+            .conns
+            .entry(addr)
+            .or_insert_with_key(|addr| Conn::connect(addr, PATIENCE).expect("it listens: all was healed"));
+        conn.cmd(args).unwrap_or_else(|error| panic!("{} to {args:?}: {error}", self.name))
+    }
+}
+
+impl Run {
+    /// Judges a reply, or keeps it until the files can be asked.
+    pub fn verdict(&self, tag: usize, key: &str, verdict: Verdict, got: Ms, history: &History) {
+        match verdict {
+            Verdict::Fine => {}
+            Verdict::Wrong(what) => self.journal.fault("violation", what, history.show()),
+            Verdict::Back { known, evidence } => {
+                let (key, history) = (key.to_owned(), history.show());
+                lock(&self.judge.backs).push(Back { tag, key, evidence, known, got, history });
+            }
+        }
+    }
+
+    /// Something that was acknowledged is not there any more. It is the cluster's loss if a file shows that it was
+    /// executed, and replication may have lost it then.
+    pub fn lost(&self, keep: &Keep, tag: usize, evidence: &Evidence, known: Ms, what: &str, history: String) {
+        let window = self.journal.lossy(tag, known);
+        match (keep.shows(evidence), window) {
+            (true, Some(window)) => {
+                self.journal.count(&format!("the cluster's losses at {}", window.kind), 1)
+            }
+            (shown, window) => {
+                let nodes = match evidence {
+                    Evidence::Written(key, value) => format!("{:?}", keep.nodes(key, value)),
+                    Evidence::Reached(..) => shown.to_string(),
+                };
+                let window = window.map_or("none".to_owned(), |w| format!("{} {}..{}", w.kind, w.from, w.to));
+                let what = format!(
+                    "{what}; acknowledged at {known}; in the files of nodes: {nodes}; excuse: {window}"
+                );
+                self.journal.fault("lost", what, history);
+            }
+        }
+    }
+
+    /// Reads everything from both sides, which must be the same, and compares it with what the clients know.
+    pub fn judge_keys(&self, clients: &mut [Client], keep: &Keep, proxy: &mut Side, direct: &mut Side) {
+        for client in clients {
+            for tag in 0..TAGS {
+                let now = self.journal.now();
+                let mut both = |args: &[&str]| {
+                    let [one, other] = [proxy.ask(tag, args), direct.ask(tag, args)];
+                    if one != other {
+                        let what = format!("{args:?} of the proxy: {one:?}, of the node: {other:?}");
+                        self.journal.fault("violation", what, String::new());
+                    }
+                    one
+                };
+                let register = both(&["GET", &client.names.register[tag]]);
+                let counter = both(&["GET", &client.names.counter[tag]]);
+                let list = both(&["LRANGE", &client.names.list[tag], "0", "-1"]);
+                client.get(tag, &register, now, now);
+                let counter = match counter {
+                    Value::NullBulk => 0,
+                    counter => counter.text().parse().unwrap_or(-1),
+                };
+                client.counter(tag, false, counter, now, now);
+                let (list, keys) = (list.items(), &client.keys[tag]);
+                self.judge_list(
+                    keep,
+                    client.me,
+                    tag,
+                    &client.names.list[tag],
+                    list,
+                    &keys.list,
+                    &keys.list_history,
+                );
+            }
+        }
+        for back in lock(&self.judge.backs).drain(..) {
+            let Back { tag, key, evidence, known, got, history } = back;
+            let what = format!("{key} went back at {got} behind {evidence:?}");
+            self.lost(keep, tag, &evidence, known, &what, history);
+        }
+        for tag in 0..TAGS {
+            let mut sum = 0;
+            for name in ["a", "b"] {
+                match proxy.ask(tag, &["GET", &key(tag, name)]) {
+                    Value::NullBulk => {}
+                    value => sum += value.text().parse::<i64>().unwrap_or(i64::MAX / 4),
+                }
+            }
+            if sum != 0 {
+                let what = format!("the two keys of tag {tag} have the sum {sum}");
+                self.journal.fault("violation", what, String::new());
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that is known of one list")]
+    fn judge_list(
+        &self,
+        keep: &Keep,
+        client: usize,
+        tag: usize,
+        key: &str,
+        items: &[Value],
+        list: &List,
+        history: &History,
+    ) {
+        let mut times = vec![0u32; list.log.len()];
+        let mut last = None;
+        for item in items {
+            let Some(n) = number(client, tag, &item.text()).filter(|n| (*n as usize) < times.len()) else {
+                let what = format!("{key} has {}, which nobody wrote", item.text());
+                self.journal.fault("violation", what, history.show());
+                continue;
+            };
+            times[n as usize] += 1;
+            if last >= Some(n) && times[n as usize] == 1 {
+                let what = format!("{key} has element {n} behind {last:?}");
+                self.journal.fault("order", what, history.show());
+            }
+            last = Some(n);
+        }
+        let mut lost = 0;
+        for (n, (&times, &(sent, got, end))) in times.iter().zip(&list.log).enumerate() {
+            let what = format!("element {n} of {key}, sent at {sent}, answered {end:?} at {got}");
+            match (times, end) {
+                (0, Some(Outcome::Done)) => {
+                    lost += 1;
+                    let value = crate::keys::value(client, tag, n as u32);
+                    let evidence = Evidence::Written(key.to_owned(), value);
+                    self.lost(keep, tag, &evidence, got, &what, history.show());
+                }
+                (1, Some(Outcome::Refused)) => {
+                    self.journal.fault("violation", format!("{what}, is there"), history.show());
+                }
+                (2.., _) => {
+                    let what = format!("{what}, is there {times} times");
+                    self.journal.fault("duplicate", what, history.show());
+                }
+                _ => {}
+            }
+        }
+        if let Some(shrunk) = list.shrunk.as_ref().filter(|_| lost == 0) {
+            let what = format!("{key} seemed to have lost elements, and has all");
+            self.journal.fault("violation", what, shrunk.to_string());
+        }
+    }
+
+    /// Each element of a queue was handed out once, or is still there.
+    pub fn judge_queues(&self, clients: &[Client], keep: &Keep, side: &mut Side, taken: &Taken) {
+        for tag in (0..TAGS).filter(|&tag| has_queue(tag)) {
+            let mut there: HashMap<String, u32> = HashMap::new();
+            let mut list = |name: &str| -> Vec<String> {
+                let items = side.ask(tag, &["LRANGE", &key(tag, name), "0", "-1"]);
+                items.items().iter().map(Value::text).collect()
+            };
+            let (queue, moved) = (list("queue"), list("moved"));
+            queue.iter().chain(&moved).for_each(|value| *there.entry(value.clone()).or_default() += 1);
+            let mut excuses = taken.doubts(tag);
+            for client in clients {
+                for (n, &(sent, got, end)) in client.keys[tag].queue.iter().enumerate() {
+                    let value = crate::keys::value(client.me, tag, n as u32);
+                    let here = there.remove(&value).unwrap_or(0);
+                    let what =
+                        format!("element {value} of a queue, sent at {sent}, answered {end:?} at {got}");
+                    let element = Element { tag, value, what, got, end, here };
+                    self.judge_element(keep, &element, taken, &mut excuses);
+                }
+            }
+            for value in there.keys() {
+                let what = format!("the queue of tag {tag} has {value}, which nobody put there");
+                self.journal.fault("violation", what, String::new());
+            }
+        }
+    }
+
+    fn judge_element(&self, keep: &Keep, element: &Element, taken: &Taken, excuses: &mut u32) {
+        let Element { tag, value, what, got, end, here } = element;
+        let (popped, moved) = taken.of(value);
+        let history = || taken.show(value);
+        let handed_out = popped.len() + moved.len();
+        let here = *here as usize;
+        if *end == Some(Outcome::Refused) && handed_out + here > 0 {
+            self.journal.fault("violation", format!("{what}, is there"), history());
+        }
+        if popped.len() + moved.len().max(here) > 1 {
+            let first = popped.iter().chain(&moved).min();
+            match first.and_then(|&first| self.journal.lossy(*tag, first)) {
+                Some(window) => {
+                    self.journal.count(&format!("the cluster's pops undone at {}", window.kind), 1)
+                }
+                None => {
+                    let what = format!("{what}, was handed out {handed_out} times and is there {here} times");
+                    self.journal.fault("duplicate", what, history());
+                }
+            }
+        } else if popped.is_empty() && here == 0 && (*end == Some(Outcome::Done) || !moved.is_empty()) {
+            if *excuses > 0 {
+                *excuses -= 1;
+                return self.journal.count("elements whose pop was in doubt", 1);
+            }
+            let known = moved.first().copied().unwrap_or(*got);
+            let evidence = Evidence::Written(key(*tag, "queue"), value.clone());
+            self.lost(keep, *tag, &evidence, known, what, history());
+        }
+    }
+}
+
+/// An element of a queue, and what became of its push.
+struct Element {
+    tag: usize,
+    value: String,
+    what: String,
+    got: Ms,
+    end: Option<Outcome>,
+    here: u32,
+}

@@ -1,0 +1,168 @@
+//! The keys, and what the one client that writes a key knows of it.
+
+use std::sync::{Arc, LazyLock};
+
+use super::journal::{History, Ms, Outcome};
+use crate::support::tag_of;
+
+/// Hash tags, evenly over all slots: with three primaries a third of them each.
+pub const TAGS: usize = 24;
+
+/// The slot of a tag.
+pub fn slot(tag: usize) -> u16 {
+    (tag * 16_384 / TAGS + 100) as u16
+}
+
+/// `{tag}` and a name.
+pub fn key(tag: usize, name: &str) -> String {
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| (0..TAGS).map(|tag| tag_of(slot(tag))).collect());
+    format!("{{{}}}{name}", NAMES[tag])
+}
+
+/// A value that is written once in a run.
+pub fn value(client: usize, tag: usize, n: u32) -> String {
+    format!("{client}.{tag}.{n}")
+}
+
+/// The number in a value, if that client wrote it there.
+pub fn number(client: usize, tag: usize, value: &str) -> Option<u32> {
+    value.strip_prefix(&format!("{client}.{tag}."))?.parse().ok()
+}
+
+/// What a kept file has to show so that a loss is the cluster's.
+#[derive(Clone, Debug)]
+pub enum Evidence {
+    /// This value was written to the key.
+    Written(String, String),
+    /// The counter stood as high.
+    Reached(String, u64),
+}
+
+/// What a reply means for what is known of its key.
+pub enum Verdict {
+    Fine,
+    /// It is older than what was acknowledged, the last time at `known`: the cluster's loss, or ours.
+    Back {
+        known: Ms,
+        evidence: Evidence,
+    },
+    /// It can never be.
+    Wrong(String),
+}
+
+/// A number that only its client raises: a counter, or the length of a list.
+#[derive(Default)]
+pub struct Count {
+    pub known: u64,
+    /// Raises that may have happened.
+    pub doubt: u64,
+    pub at: Ms,
+}
+
+impl Count {
+    /// A raise was answered with the new number.
+    pub fn raised(&mut self, key: &str, to: u64, got: Ms) -> Verdict {
+        self.learn(key, 1, to, got)
+    }
+
+    /// The number was read.
+    pub fn read(&mut self, key: &str, n: u64, got: Ms) -> Verdict {
+        self.learn(key, 0, n, got)
+    }
+
+    pub fn failed(&mut self, outcome: Outcome) {
+        self.doubt += u64::from(outcome == Outcome::Doubt);
+    }
+
+    fn learn(&mut self, key: &str, by: u64, to: u64, got: Ms) -> Verdict {
+        let (low, high) = (self.known + by, self.known + self.doubt + by);
+        let (was, known) = (self.known, self.at);
+        *self = Self { known: to, doubt: 0, at: got };
+        if to < low {
+            Verdict::Back { known, evidence: Evidence::Reached(key.to_owned(), was) }
+        } else if to > high {
+            Verdict::Wrong(format!("{key} is {to}, and can be {high} at most"))
+        } else {
+            Verdict::Fine
+        }
+    }
+}
+
+/// A string that only its client sets.
+#[derive(Default)]
+pub struct Register {
+    /// The number of the last SET that was sent.
+    pub last: u32,
+    /// What it may hold; 0 is nothing.
+    possible: Vec<u32>,
+    /// Values of SETs that were refused, or that went lost: they never come back.
+    gone: Vec<u32>,
+    at: Ms,
+}
+
+impl Register {
+    pub fn set(&mut self, n: u32, outcome: Outcome, got: Ms) {
+        match outcome {
+            Outcome::Done => (self.possible, self.at) = (vec![n], got),
+            Outcome::Doubt => {
+                if self.possible.is_empty() {
+                    self.possible.push(0);
+                }
+                self.possible.push(n);
+            }
+            Outcome::Refused => self.gone.push(n),
+        }
+    }
+
+    /// It was read; `None` is what its client never wrote.
+    pub fn read(&mut self, key: &str, n: Option<u32>, value: impl Fn(u32) -> String, got: Ms) -> Verdict {
+        let Some(n) = n.filter(|n| *n <= self.last) else {
+            return Verdict::Wrong(format!("{key} has a value that nobody wrote"));
+        };
+        if self.gone.contains(&n) {
+            return Verdict::Wrong(format!(
+                "{key} has {}, which was refused, or had gone lost: a stale read, or a repeated write",
+                value(n)
+            ));
+        }
+        let known = self.possible.iter().copied().max().unwrap_or(0);
+        let fine = self.possible.contains(&n) || n == 0 && self.possible.is_empty();
+        self.possible.retain(|&possible| possible != n);
+        self.gone.append(&mut self.possible);
+        self.gone.retain(|&gone| gone != 0);
+        self.possible.push(n);
+        let at = std::mem::replace(&mut self.at, got);
+        if fine {
+            return Verdict::Fine;
+        }
+        if n > known {
+            return Verdict::Wrong(format!("{key} has {}, and had {} later", value(n), value(known)));
+        }
+        Verdict::Back { known: at, evidence: Evidence::Written(key.to_owned(), value(known)) }
+    }
+}
+
+/// A list to which only its client appends.
+#[derive(Default)]
+pub struct List {
+    pub length: Count,
+    /// Element `n` is number `n` here: when it was sent and answered, and how that ended.
+    pub log: Vec<(Ms, Ms, Option<Outcome>)>,
+    /// It was shorter once than it had been; what was known then.
+    pub shrunk: Option<Arc<str>>,
+}
+
+/// All that one client knows of its keys of one tag.
+#[derive(Default)]
+pub struct Keys {
+    pub counter: Count,
+    pub counter_history: History,
+    pub register: Register,
+    pub register_history: History,
+    pub list: List,
+    pub list_history: History,
+    /// What was put into the tag's queue, as in [`List::log`].
+    pub queue: Vec<(Ms, Ms, Option<Outcome>)>,
+    /// What was published on the tag's channel, in the same way.
+    pub channel: Vec<(Ms, Ms, Option<Outcome>)>,
+}

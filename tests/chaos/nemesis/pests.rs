@@ -1,0 +1,81 @@
+//! What a cluster hardly notices: replicas that come and go, links that end, nodes that pause for a moment.
+
+use std::{thread, time::Duration};
+
+use rustix::process::Signal;
+
+use super::{
+    KillClients, KillReplica, NewAddress, Pause, Step,
+    lossy::{signal, take_away},
+};
+use crate::{conn::Conn, journal::lock, run::Run, support::encode, world::World};
+
+/// Takes a replica away for some seconds. Its shard's slots may move meanwhile.
+pub fn break_replica(_run: &Run, world: &World, step: &Step) -> Result<String, String> {
+    let _nodes = lock(&world.nodes[step.shard]);
+    let (_, replica) = world.roles(step.shard)?;
+    world.keep.link();
+    world.set_away(replica, true);
+    let kind = if step.kind == KillReplica && step.coin { NewAddress } else { step.kind };
+    let result = take_away(world, kind, replica, || {
+        thread::sleep(step.between(0.1, 6.0));
+        Ok(())
+    });
+    world.set_away(replica, false);
+    result.and(world.await_pair(step.shard)).map(|()| format!("node {replica} was away"))
+}
+
+/// Annoys one node of a shard, whatever else happens to it: shorter than anybody takes it for dead.
+pub fn annoy(run: &Run, world: &World, step: &Step) -> Result<String, String> {
+    let node = step.shard + if step.coin { 3 } else { 0 };
+    if world.is_away(node) {
+        return Ok(String::new());
+    }
+    let window = run.journal.open(step.kind.name(), vec![world.addr(node)], world.tags_of(step.shard), false);
+    let result = match step.kind {
+        Pause => {
+            let pid = world.cluster.node(node).pid();
+            signal(pid, Signal::STOP);
+            thread::sleep(step.between(0.05, 1.2));
+            signal(pid, Signal::CONT);
+            Some("paused".to_owned())
+        }
+        KillClients => kill_links(world, node, step),
+        _ => reload(world, node, step),
+    };
+    run.journal.close(window);
+    Ok(result.map_or(String::new(), |what| format!("node {node}: {what}")))
+}
+
+/// Ends the proxy's connections to a node. Mostly it sleeps before that, so that it executes what has come meanwhile
+/// in the same round, and the replies go lost: that is what a write in doubt is about.
+fn kill_links(world: &World, node: usize, step: &Step) -> Option<String> {
+    let mut conn = Conn::connect(&world.addr(node), Duration::from_secs(20)).ok()?;
+    let list = conn.cmd(&["CLIENT", "LIST"]).ok()?.text();
+    let ours = list.lines().filter(|line| line.contains(" name=slotmux"));
+    let ids: Vec<&str> =
+        ours.filter_map(|line| line.split(' ').find_map(|word| word.strip_prefix("id="))).collect();
+    let kills: Vec<u8> = ids.iter().flat_map(|id| encode(&["CLIENT", "KILL", "ID", id])).collect();
+    let (pid, asleep) = (world.cluster.node(node).pid(), step.length > 0.2);
+    if asleep {
+        signal(pid, Signal::STOP);
+        thread::sleep(Duration::from_millis(150));
+    }
+    let sent = conn.send(&kills);
+    if asleep {
+        signal(pid, Signal::CONT);
+    }
+    sent.ok()?;
+    ids.iter().try_for_each(|_| conn.read().map(drop)).ok()?;
+    Some(format!("{} links ended{}", ids.len(), if asleep { " in its sleep" } else { "" }))
+}
+
+/// Lets a node load its data again, so slowly that it has to say LOADING for a while.
+fn reload(world: &World, node: usize, step: &Step) -> Option<String> {
+    let mut conn = Conn::connect(&world.addr(node), Duration::from_secs(20)).ok()?;
+    let delay = (step.which * 300.0) as u32;
+    conn.cmd(&["CONFIG", "SET", "key-load-delay", &delay.to_string()]).ok()?;
+    let reply = conn.cmd(&["DEBUG", "RELOAD"]).ok()?;
+    conn.cmd(&["CONFIG", "SET", "key-load-delay", "0"]).ok()?;
+    Some(format!("{reply:?}"))
+}

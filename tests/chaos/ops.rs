@@ -1,0 +1,124 @@
+//! What a client sends.
+
+use crate::{
+    keys::{TAGS, key, value},
+    support::{Value, encode},
+};
+
+/// Whether the tag has a channel, on which clients publish.
+pub fn has_channel(tag: usize) -> bool {
+    tag.is_multiple_of(3)
+}
+
+/// Whether the tag has a queue, from which others pop.
+pub fn has_queue(tag: usize) -> bool {
+    tag % 4 == 1
+}
+
+/// A command, or a transaction, as it was sent.
+pub enum Op {
+    Push(usize, u32),
+    Tail(usize),
+    /// By EVAL, or by INCR.
+    Incr(usize, bool),
+    Count(usize),
+    Set(usize, u32),
+    Get(usize),
+    MSet(Vec<(usize, u32)>),
+    MGet(Vec<usize>),
+    /// How much.
+    Transfer(usize, u8),
+    Enqueue(usize, u32),
+    Publish(usize, u32),
+    Fixed(usize),
+    /// A command without a key, and what its reply has to be.
+    Keyless(&'static str, Option<Value>),
+}
+
+impl Op {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Push(..) => "RPUSH",
+            Self::Tail(_) => "LRANGE",
+            Self::Incr(_, true) => "EVAL",
+            Self::Incr(..) => "INCR",
+            Self::Count(_) | Self::Get(_) | Self::Fixed(_) => "GET",
+            Self::Set(..) => "SET",
+            Self::MSet(_) => "MSET",
+            Self::MGet(_) => "MGET",
+            Self::Transfer(..) => "MULTI",
+            Self::Enqueue(..) => "RPUSH of a queue",
+            Self::Publish(..) => "PUBLISH",
+            Self::Keyless(name, _) => name,
+        }
+    }
+
+    pub fn tag(&self) -> Option<usize> {
+        match self {
+            Self::Push(tag, _) | Self::Set(tag, _) | Self::Enqueue(tag, _) | Self::Publish(tag, _) => {
+                Some(*tag)
+            }
+            Self::Tail(tag) | Self::Incr(tag, _) | Self::Count(tag) | Self::Get(tag) => Some(*tag),
+            Self::Transfer(tag, _) | Self::Fixed(tag) => Some(*tag),
+            Self::MSet(_) | Self::MGet(_) | Self::Keyless(..) => None,
+        }
+    }
+
+    pub fn replies(&self) -> usize {
+        if matches!(self, Self::Transfer(..)) { 6 } else { 1 }
+    }
+
+    /// The bytes, as client `me` sends them.
+    pub fn encode(&self, me: usize, names: &Names) -> Vec<u8> {
+        let Names { list, counter, register } = names;
+        match self {
+            Self::Push(tag, n) => encode(&["RPUSH", &list[*tag], &value(me, *tag, *n)]),
+            Self::Tail(tag) => encode(&["LRANGE", &list[*tag], "-3", "-1"]),
+            Self::Incr(tag, true) => {
+                encode(&["EVAL", "return redis.call('INCR', KEYS[1])", "1", &counter[*tag]])
+            }
+            Self::Incr(tag, _) => encode(&["INCR", &counter[*tag]]),
+            Self::Count(tag) => encode(&["GET", &counter[*tag]]),
+            Self::Set(tag, n) => encode(&["SET", &register[*tag], &value(me, *tag, *n)]),
+            Self::Get(tag) => encode(&["GET", &register[*tag]]),
+            Self::MSet(pairs) => {
+                let pairs = pairs.iter().flat_map(|&(tag, n)| [register[tag].clone(), value(me, tag, n)]);
+                encode(&["MSET".to_owned()].into_iter().chain(pairs).collect::<Vec<_>>())
+            }
+            Self::MGet(tags) => {
+                let keys = tags.iter().map(|&tag| register[tag].as_str());
+                encode(&["MGET"].into_iter().chain(keys).collect::<Vec<_>>())
+            }
+            Self::Transfer(tag, n) => {
+                let (a, b, n) = (key(*tag, "a"), key(*tag, "b"), n.to_string());
+                let block: [&[&str]; 6] = [
+                    &["MULTI"],
+                    &["DECRBY", &a, &n],
+                    &["INCRBY", &b, &n],
+                    &["GET", &a],
+                    &["GET", &b],
+                    &["EXEC"],
+                ];
+                block.iter().flat_map(|command| encode(command)).collect()
+            }
+            Self::Enqueue(tag, n) => encode(&["RPUSH", &key(*tag, "queue"), &value(me, *tag, *n)]),
+            Self::Publish(tag, n) => encode(&["PUBLISH", &key(*tag, "channel"), &value(me, *tag, *n)]),
+            Self::Fixed(tag) => encode(&["GET", &key(*tag, "fixed0")]),
+            Self::Keyless(words, _) => encode(&words.split(' ').collect::<Vec<_>>()),
+        }
+    }
+}
+
+/// The names of a client's own keys.
+pub struct Names {
+    pub list: Vec<String>,
+    pub counter: Vec<String>,
+    pub register: Vec<String>,
+}
+
+impl Names {
+    pub fn new(client: usize) -> Self {
+        let all = |kind: &str| (0..TAGS).map(|tag| key(tag, &format!("{kind}{client}"))).collect();
+        Self { list: all("list"), counter: all("counter"), register: all("register") }
+    }
+}

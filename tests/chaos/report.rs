@@ -1,0 +1,55 @@
+//! What a run prints in the end.
+
+use std::{fmt::Write, sync::atomic::Ordering};
+
+use crate::{journal::lock, keys::TAGS, run::Run, support::Proxy, world::SHARDS};
+
+/// Whether anything was wrong.
+pub fn failed(run: &Run) -> bool {
+    run.journal.fault_count.load(Ordering::Relaxed) > 0
+}
+
+/// Everything; with the schedule if something was wrong.
+pub fn report(run: &Run, proxy: &Proxy) -> String {
+    let mut text = String::new();
+    write(run, proxy, &mut text).expect("a String takes everything");
+    text
+}
+
+fn write(run: &Run, proxy: &Proxy, text: &mut String) -> std::fmt::Result {
+    let (journal, settings) = (&run.journal, &run.settings);
+    writeln!(text, "--- chaos, CHAOS_SEED={} ---", settings.seed)?;
+    let nemeses: Vec<&str> = settings.nemeses.iter().map(|kind| kind.name()).collect();
+    writeln!(text, "{} clients, {:?}, nemeses: {}", settings.clients, settings.length, nemeses.join(","))?;
+    for (what, n) in &*lock(&journal.counts) {
+        writeln!(text, "{n:>12}  {what}")?;
+    }
+    writeln!(text, "errors by text:")?;
+    for (error, (n, first)) in &*lock(&journal.errors) {
+        writeln!(text, "{n:>12}  {error}  (first at {first})")?;
+    }
+    for shard in 0..SHARDS {
+        let tags = (0..TAGS).filter(|tag| tag * SHARDS / TAGS == shard);
+        let [(slowest, at), (silent, since)] = journal.stalls(tags);
+        writeln!(
+            text,
+            "slots that shard {shard} had first: slowest reply {slowest} ms (at {at}), longest silence while \
+             asked {silent} ms (until {since})"
+        )?;
+    }
+    for name in ["slotmux_redirects_total", "slotmux_replays_total", "process_resident_memory_bytes"] {
+        writeln!(text, "{:>12}  {name}", proxy.metric(name))?;
+    }
+    let count = journal.fault_count.load(Ordering::Relaxed);
+    if count > 0 || settings.verbose {
+        writeln!(text, "--- the schedule, in milliseconds ---")?;
+        for (at, event) in &*lock(&journal.events) {
+            writeln!(text, "{at:>8}  {event}")?;
+        }
+        writeln!(text, "--- {count} faults ---")?;
+        for fault in &*lock(&journal.faults) {
+            writeln!(text, "{}: found at {}: {}\n{}", fault.kind, fault.at, fault.what, fault.history)?;
+        }
+    }
+    writeln!(text, "{count} faults; CHAOS_SEED={}", settings.seed)
+}
