@@ -154,11 +154,15 @@ impl Run {
         };
         let missed = |who: usize, client: &Client, tag: usize, n: usize, at: Ms| {
             if let Some((sent, got, _)) = published(client, tag, n) {
-                let told = |&(other, end): &(usize, Ms)| {
-                    other == who && (at..=at.saturating_add(TOLD)).contains(&end)
-                };
-                if self.journal.lossy(tag, got).is_some() && heard.ended.iter().any(told) {
-                    return self.journal.count("messages missed before a disconnect told of it", 1);
+                if self.journal.unsettled(tag, got) {
+                    let told = |&(other, end): &(usize, Ms)| {
+                        other == who && (at..=at.saturating_add(TOLD)).contains(&end)
+                    };
+                    // What was published at the new home before it was subscribed there, while the old one hung.
+                    let how = if heard.ended.iter().any(told) { "before a" } else { "without any" };
+                    let what =
+                        format!("messages missed {how} disconnect, at an unplanned change of the primary");
+                    return self.journal.count(&what, 1);
                 }
                 let what = format!(
                     "subscriber {who} missed {}.{tag}.{n}, published {sent}..{got}, found out at {at}",
