@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::about::{BAD_NAME, is_name, is_switch, set_info, tracking};
+use super::about::{is_switch, set_info, tracking};
 use super::database;
 use super::dispatch::Planner;
 use super::transaction::Transaction;
@@ -182,10 +182,9 @@ impl Client {
                 }
                 at += 3;
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                if !is_name(args.get(at + 1)) {
-                    return write::error(out, BAD_NAME);
+                if let Err(error) = session.about.rename(args.get(at + 1)) {
+                    return write::error(out, error);
                 }
-                *session.about.name.borrow_mut() = args.get(at + 1).to_vec();
                 at += 2;
             } else {
                 return quoting(out, "ERR Syntax error in HELLO option '", option, "'");
