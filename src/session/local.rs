@@ -105,7 +105,6 @@ impl Client {
             Local::Command => reply::command(&worker.topology.learned(), resp3, out),
             Local::CommandCount => reply::count(&worker.topology.learned(), out),
             Local::CommandInfo => reply::info(&worker.topology.learned(), args, resp3, out),
-            Local::CommandDocs => reply::docs(&worker.topology.learned(), args, resp3, out),
             Local::CommandList => reply::list(&worker.topology.learned(), args, resp3, out),
             Local::CommandGetkeys => reply::getkeys(&worker.topology.learned(), args, out),
         }
