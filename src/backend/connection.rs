@@ -65,9 +65,10 @@ impl Connection {
         self.link.wakeup.begin(cx);
         self.entries.set(self.link.queue.borrow().entries.len());
         if let Some(reason) = self.link.give_up.get() {
-            return Poll::Ready(reason);
-        }
-        if self.link.drops_reply.take() {
+            if reason != OVER_MEMORY {
+                return Poll::Ready(reason);
+            }
+            self.link.give_up.set(None);
             if let Err(reason) = self.drop_reply() {
                 return Poll::Ready(reason);
             }

@@ -15,8 +15,8 @@ use crate::net::NodeAddr;
 
 /// Why a link ends that nobody uses any more, or whose node has left the cluster.
 pub(super) const NOT_WANTED: &str = "nobody wants it any more";
-/// Why a link that listens is given up for the message that it is reading.
-pub(super) const OVER_MEMORY: &str = "its message is the largest, and max_memory is exceeded";
+/// Why a link gives up the reply that it is reading, and one that listens, which reads a message, itself.
+pub(super) const OVER_MEMORY: &str = "what it reads is the largest, and max_memory is exceeded";
 
 /// A connection that was given up with writes in doubt; to be killed at the node.
 #[derive(Clone, Debug)]
@@ -77,8 +77,6 @@ pub struct Link {
     pub(super) wakeup: Wakeup,
     /// Set by the health check: the task gives up with this reason.
     pub(super) give_up: Cell<Option<&'static str>>,
-    /// The reply that it is reading is not to be kept.
-    pub(super) drops_reply: Cell<bool>,
     /// Whether anything was read since the last health check.
     pub(super) read_since: Cell<bool>,
     /// For how many health checks nothing has been read, while replies were due or while none were.
@@ -118,7 +116,6 @@ impl Link {
             queue: RefCell::default(),
             wakeup: Wakeup::default(),
             give_up: Cell::new(None),
-            drops_reply: Cell::new(false),
             read_since: Cell::new(false),
             silent: Cell::new(0),
             was_due: Cell::new(false),
@@ -193,8 +190,9 @@ impl Link {
 
     /// Keeps nothing of the reply that it is reading, whose command gets an error.
     pub fn drop_reply(&self) {
-        self.drops_reply.set(true);
-        self.wakeup.wake();
+        if self.give_up.get().is_none() {
+            self.give_up(OVER_MEMORY);
+        }
     }
 
     /// Ends at once, whatever is on its way.
