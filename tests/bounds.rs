@@ -336,15 +336,61 @@ fn where_no_output_is_worth_it_the_largest_input_goes() {
 }
 
 #[test]
-fn a_reply_that_would_exceed_max_memory_is_not_read_to_its_end() {
+fn what_is_only_announced_takes_no_memory() {
+    let cluster = with_value(4 * MB);
+    let proxy = proxy(&cluster.seeds(), &["--max-memory", "64MiB"]);
+    let announcing: Vec<Client> = (0..200).map(|_| proxy.connect()).collect();
+    for client in &announcing {
+        client.stream().write_all(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$536870912\r\nsome of it").unwrap();
+    }
+    let sent = 200.0 * 40.0;
+    eventually(SOON, || kept(&proxy, "client_input") >= sent);
+    assert!(kept(&proxy, "client_input") < 2.0 * sent);
+    let mut other = proxy.connect();
+    for _ in 0..10 {
+        assert_eq!(other.cmd(&["GET", "big"]).text().len(), 4 * MB);
+    }
+    assert_eq!((closed(&proxy, "max_memory"), reached(&proxy, "max_memory")), (0.0, 0.0));
+}
+
+#[test]
+fn where_inputs_fill_the_memory_they_go_and_no_output() {
+    const WRITERS: usize = 60;
+    let cluster = with_value(4 * MB);
+    let proxy = proxy(&cluster.seeds(), &["--max-memory", "48MiB", "--output-hard", "1GiB"]);
+    let mut deaf = proxy.connect();
+    (0..2).for_each(|_| deaf.send(&["GET", "big"]));
+    eventually(SOON, || kept(&proxy, "client_output") > 4e6);
+    let mut writers: Vec<Client> = (0..WRITERS).map(|_| proxy.connect()).collect();
+    let begun = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$536870912\r\n";
+    for writer in &mut writers {
+        let mut stream = writer.stream();
+        // Those who were here first may go before the last are.
+        _ = stream.write_all(begun).and_then(|()| stream.write_all(&vec![b'v'; MB]));
+    }
+    eventually(SOON, || closed(&proxy, "max_memory") >= 1.0 && used(&proxy, "max_memory") <= 1.0);
+    let reply = 4 * MB + format!("${}\r\n\r\n", 4 * MB).len();
+    deaf.read_exact_raw(2 * reply);
+    assert_eq!(deaf.cmd(&["SET", "k", "v"]), Value::ok());
+}
+
+#[test]
+fn a_reply_that_would_exceed_max_memory_is_not_kept_and_its_link_stays() {
     let cluster = with_value(40 * MB);
     let proxy = proxy(&cluster.seeds(), &["--max-memory", "16MiB"]);
     let (mut client, mut other) = (proxy.connect(), proxy.connect());
     let refused = "ERR the command was executed, but its reply exceeds this proxy's max_memory";
-    assert_eq!(client.cmd(&["GET", "big"]), Value::error(refused));
-    assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
-    assert_eq!(other.cmd(&["GET", "k"]), Value::bulk("v"));
-    assert_eq!((closed(&proxy, "max_memory"), reached(&proxy, "max_memory")), (0.0, 1.0));
+    let lost = || proxy.metric("slotmux_node_links_lost_total");
+    for i in 1..=5 {
+        client.send(&["GET", "big"]);
+        client.send(&["INCR", "behind"]);
+        (0..20).for_each(|_| other.send(&["INCR", "others"]));
+        assert_eq!(client.read_values(2), [Value::error(refused), Value::Int(i)]);
+        let counted: Vec<Value> = (20 * i - 19..=20 * i).map(Value::Int).collect();
+        assert_eq!(other.read_values(20), counted);
+    }
+    assert_eq!((closed(&proxy, "max_memory"), reached(&proxy, "max_memory"), lost()), (0.0, 5.0, 0.0));
+    eventually(SOON, || kept(&proxy, "link_replies") == 0.0);
 }
 
 #[test]

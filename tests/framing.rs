@@ -43,6 +43,26 @@ fn replies(bytes: &[u8], pieces: &[usize]) -> Result<Vec<Vec<u8>>, String> {
     Ok(found)
 }
 
+/// What is left of `bytes`, the first reply of which is given up once `kept` pieces of it are there.
+fn behind_the_first(bytes: &[u8], pieces: &[usize], kept: usize) -> Result<Vec<u8>, String> {
+    let (mut framer, mut rest, mut buffer) = (ReplyFramer::default(), None, Vec::new());
+    for (i, piece) in split(bytes, pieces).into_iter().enumerate() {
+        buffer.extend_from_slice(piece);
+        if i < kept && rest.is_none() {
+            if let Some(len) = framer.next(&buffer).map_err(|error| error.to_string())? {
+                return Ok(bytes[len..].to_vec());
+            }
+            continue;
+        }
+        let rest = rest.get_or_insert_with(|| framer.give_up());
+        if !rest.is_over() {
+            let used = rest.pass(&buffer).map_err(|error| error.to_string())?;
+            buffer.drain(..used);
+        }
+    }
+    Ok(buffer)
+}
+
 fn split<'a>(bytes: &'a [u8], pieces: &[usize]) -> Vec<&'a [u8]> {
     let (mut rest, mut out) = (bytes, Vec::new());
     for &piece in pieces.iter().cycle() {
@@ -135,6 +155,18 @@ proptest! {
         let bytes = all.concat();
         prop_assert_eq!(replies(&bytes, &pieces), Ok(all.clone()));
         prop_assert_eq!(replies(&bytes, &[1]), Ok(all));
+    }
+
+    #[test]
+    fn a_reply_that_is_given_up_ends_where_it_would_have_ended(
+        first in reply(),
+        behind in reply(),
+        pieces in prop::collection::vec(1usize..50, 1..8),
+        kept in 1usize..20,
+    ) {
+        let bytes = [first, behind.clone()].concat();
+        prop_assert_eq!(behind_the_first(&bytes, &pieces, kept), Ok(behind.clone()));
+        prop_assert_eq!(behind_the_first(&bytes, &[1], kept), Ok(behind));
     }
 }
 

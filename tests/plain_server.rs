@@ -238,6 +238,8 @@ fn what_is_answered_here_is_answered_in_a_servers_words() {
         "COMMAND GETKEYS what a",
         "COMMAND GETKEYS eval x 2 a b c",
         "COMMAND DOCS what",
+        "COMMAND DOCS get config|set what xadd",
+        "COMMAND DOCS set\r\nMULTI\r\nEXEC",
         "COMMAND LIST a",
         "COMMAND LIST FILTERBY PATTERN xrea[d]",
         "COMMAND LIST FILTERBY MODULE none",
@@ -634,6 +636,9 @@ fn who_has_not_authenticated_gets_a_servers_errors() {
         "EVAL \"return 1\" 0",
         "SHUTDOWN",
         "exec a",
+        "exec",
+        "SUBSCRIBE a\r\nEXEC",
+        "AUTH secret\r\nSUBSCRIBE a\r\nEXEC",
         "FLUSHALL",
     ]);
     for args in [10, 11] {

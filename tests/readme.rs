@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
-use slotmux::command::{Family, NAMES};
+use slotmux::command::{Family, Flags, NAMES, Route, table};
 use slotmux::config::{BOUNDS, SETTINGS, Scope};
 use slotmux::error::{ErrorKind, Repeat};
 use slotmux::metrics::{DECLARED, Per, Reached, Series};
@@ -93,6 +94,22 @@ fn every_error_has_its_row() {
         writeln!(table, "| `{}` | {repeat} |", kind.label()).unwrap();
     }
     assert_section("errors", &table);
+}
+
+#[test]
+fn every_refused_command_has_its_row() {
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    // A container's own row is used by none.
+    for spec in table().filter(|spec| !spec.container && !spec.flags.has(Flags::ONLY_SENTINEL)) {
+        if let Route::Refused(reason) = spec.route {
+            by_reason.entry(reason).or_default().push(spec.name.to_uppercase());
+        }
+    }
+    let mut text = String::from("| command | reason |\n|---|---|\n");
+    for (reason, names) in by_reason {
+        writeln!(text, "| {} | {reason} |", names.join(", ")).unwrap();
+    }
+    assert_section("refused", &text);
 }
 
 #[test]

@@ -300,3 +300,33 @@ fn a_script_that_the_node_lacks_is_loaded_before_the_transaction_that_calls_it()
     assert_eq!(exec(&mut client, &[&call]), array(vec![Value::Int(5)]));
     assert_eq!(proxy.metric("slotmux_server_errors_total"), 0.0);
 }
+
+#[test]
+fn what_the_proxy_answers_itself_within_a_transaction_is_bounded() {
+    let (_cluster, proxy) = start(&["--output-soft", "64KiB"]);
+    let mut client = proxy.connect();
+    let refused =
+        "EXECABORT Transaction discarded because of: what this proxy answers itself exceeds its output_soft";
+    let docs: Vec<&[&str]> = vec![&["COMMAND"]; 20];
+    assert_eq!(exec(&mut client, &[&[&["SET", "k", "1"][..]], &docs[..]].concat()), Value::error(refused));
+    assert_eq!(client.cmd(&["GET", "k"]), Value::NullBulk, "nothing of it was executed");
+    // What is no longer than the requests is not in the way.
+    let long = "v".repeat(100_000);
+    let echo = ["ECHO", &*long];
+    let echoes: Vec<&[&str]> = vec![&echo; 3];
+    assert_eq!(exec(&mut client, &echoes), array(vec![Value::bulk(&long); 3]));
+    assert_eq!(exec(&mut client, &docs[..1]).items().len(), 1);
+    // Here the proxy does not ask a node for the documentation.
+    let documented = exec(&mut client, &[&["COMMAND", "DOCS", "get"]]);
+    let fields = Value::bulks(&["summary", "", "since", "1.0.0", "group", "string"]);
+    assert_eq!(documented, array(vec![array(vec![Value::bulk("get"), fields])]));
+}
+
+#[test]
+fn a_pause_of_writes_lets_a_transaction_pass_that_only_reads() {
+    let (_cluster, proxy) = start(&[]);
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    assert_eq!(other.cmd(&["CLIENT", "PAUSE", "100000", "WRITE"]), Value::ok());
+    assert_eq!(exec(&mut client, &[&["GET", "k"], &["PING"]]).items().len(), 2);
+    assert_eq!(other.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+}

@@ -1,19 +1,22 @@
 //! HTTP for operators: metrics, health, readiness and the topology.
 //!
 //! Runs on the control runtime, so that a scrape never delays a client. Every connection serves one
-//! request and has ten seconds for all of it.
+//! request and has ten seconds for all of it. Where there are too many, the oldest that has asked nothing goes.
 
 mod health;
 mod pages;
 mod topology;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -23,11 +26,11 @@ use crate::topology::Shared;
 pub use health::health;
 use pages::Pages;
 
-/// Connections at a time: scrapers and probes are a handful; further ones wait in the backlog.
+/// Connections at a time: scrapers and probes are a handful.
 const MAX_CONNECTIONS: usize = 64;
 /// From accepting a connection to the last byte of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of that, for its request: who does not finish it takes a place that others wait for.
+/// Of that, for its request: a scraper sends it as soon as it is connected.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// The request line and the headers of a scraper are a few hundred bytes; hyper's least is 8 KiB.
 const MAX_HEAD: usize = 8 * 1024;
@@ -50,18 +53,25 @@ pub async fn serve(listener: Listener, state: State, shutdown: CancellationToken
     let pages = Arc::new(Pages::new(state));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accept = async {
-        let mut failing = false;
-        // The semaphore is never closed.
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let (mut failing, mut visitors) = (false, VecDeque::new());
+        loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     failing = false;
-                    let pages = Arc::clone(&pages);
-                    tokio::spawn(async move {
+                    visitors.retain(|visitor: &Visitor| !visitor.task.is_finished());
+                    if places.available_permits() == 0 {
+                        end_oldest_silent(&visitors);
+                    }
+                    // The semaphore is never closed.
+                    let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                    let (pages, has_asked) = (Arc::clone(&pages), Arc::new(AtomicBool::new(false)));
+                    let asked = Arc::clone(&has_asked);
+                    let task = tokio::spawn(async move {
                         // A client that is late or broken concerns nobody else.
-                        let _ = tokio::time::timeout(REQUEST_TIMEOUT, answer(stream, pages)).await;
+                        let _ = tokio::time::timeout(REQUEST_TIMEOUT, answer(stream, pages, asked)).await;
                         drop(place);
                     });
+                    visitors.push_back(Visitor { has_asked, task: task.abort_handle() });
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -75,8 +85,22 @@ pub async fn serve(listener: Listener, state: State, shutdown: CancellationToken
     shutdown.run_until_cancelled(accept).await;
 }
 
-async fn answer(stream: Stream, pages: Arc<Pages>) -> Result<(), hyper::Error> {
+/// Who is connected.
+struct Visitor {
+    has_asked: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+/// Makes a place, so that no number of connections that ask nothing keeps others from being answered.
+fn end_oldest_silent(visitors: &VecDeque<Visitor>) {
+    if let Some(silent) = visitors.iter().find(|visitor| !visitor.has_asked.load(Relaxed)) {
+        silent.task.abort();
+    }
+}
+
+async fn answer(stream: Stream, pages: Arc<Pages>, asked: Arc<AtomicBool>) -> Result<(), hyper::Error> {
     let service = service_fn(move |request| {
+        asked.store(true, Relaxed);
         let page = pages.answer(&request);
         async move { Ok::<_, std::convert::Infallible>(page) }
     });
@@ -134,5 +158,30 @@ mod tests {
         shutdown.cancel();
         server.await.unwrap();
         assert!(TcpStream::connect(&addr).await.is_err(), "the port is free again");
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_nothing_keep_nobody_from_being_answered() {
+        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let addr = listener.local_addr().to_owned();
+        let metrics = Metrics::new(Shape { workers: 1, ..Shape::default() });
+        let state = State { metrics, topologies: Vec::new(), drain: CancellationToken::new() };
+        tokio::spawn(serve(listener, state, CancellationToken::new()));
+        // On a machine that is too slow all of them have had their time when the last one is there.
+        for _ in 0..20 {
+            let begun = tokio::time::Instant::now();
+            let mut silent = Vec::new();
+            for _ in 0..2 * MAX_CONNECTIONS {
+                silent.push(TcpStream::connect(&addr).await.unwrap());
+            }
+            assert!(request(&addr, "GET /healthz").await.ends_with("ok\n"));
+            assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "the oldest has gone");
+            let newest = silent[2 * MAX_CONNECTIONS - 1].try_read(&mut [0; 1]);
+            if begun.elapsed() < HEAD_TIMEOUT {
+                assert_eq!(newest.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "the newest has time");
+                return;
+            }
+        }
+        panic!("places are given only when the time of others is over");
     }
 }

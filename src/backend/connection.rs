@@ -18,7 +18,7 @@ use super::times::Times;
 use super::{Backend, Reply, Request, make_room};
 use crate::error::ClientError;
 use crate::metrics::{LinkState, Phase, Reached};
-use crate::protocol::ReplyFramer;
+use crate::protocol::{ReplyFramer, Rest};
 
 /// As often a turn reads before it lets others run.
 const READS_PER_TURN: usize = 4;
@@ -29,6 +29,9 @@ pub(super) type Reason = &'static str;
 /// The reason where a node's answer exceeds the bound.
 const LARGE_REPLY: Reason = "a reply larger than max_reply";
 
+/// The reason where that is no RESP.
+const GARBAGE: Reason = "garbage from the node";
+
 /// A link's socket and what was read from it but makes no whole reply yet.
 pub(super) struct Connection {
     link: Rc<Link>,
@@ -36,6 +39,8 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     input: BytesMut,
     framer: ReplyFramer,
+    /// What is still to come of a reply whose command got an error instead.
+    rest: Option<Rest>,
     share: Share,
     /// How many entries there were when replies were last counted.
     entries: Cell<usize>,
@@ -44,7 +49,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(link: Rc<Link>, backend: Rc<Backend>, stream: TcpStream, share: Share) -> Self {
         let (input, framer, entries) = (BytesMut::new(), ReplyFramer::default(), Cell::new(0));
-        Connection { link, backend, stream, input, framer, share, entries }
+        Connection { link, backend, stream, input, framer, rest: None, share, entries }
     }
 
     /// One turn. Ready when the link has ended.
@@ -60,11 +65,14 @@ impl Connection {
         self.link.wakeup.begin(cx);
         self.entries.set(self.link.queue.borrow().entries.len());
         if let Some(reason) = self.link.give_up.get() {
-            if reason == OVER_MEMORY {
-                self.refuse_reply(Reached::MaxMemory);
-                self.count_read();
+            if reason != OVER_MEMORY {
+                return Poll::Ready(reason);
             }
-            return Poll::Ready(reason);
+            self.link.give_up.set(None);
+            if let Err(reason) = self.drop_reply() {
+                return Poll::Ready(reason);
+            }
+            self.count_read();
         }
         let mut reads = 0;
         while let Poll::Ready(read) = self.read(cx) {
@@ -98,7 +106,7 @@ impl Connection {
     /// Reads once and hands out the replies that are whole.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let backend = self.backend.clone();
-        if self.input.is_empty() {
+        if self.input.is_empty() && self.rest.is_none() {
             let mut scratch = backend.scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch);
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
@@ -121,7 +129,7 @@ impl Connection {
             self.refuse_reply(Reached::MaxReply);
             return Poll::Ready(Err(LARGE_REPLY));
         }
-        if backend.memory.is_paused() {
+        if backend.memory.is_paused() && self.rest.is_none() {
             return Poll::Pending;
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
@@ -133,14 +141,44 @@ impl Connection {
         }
         self.link.read_since.set(true);
         backend.clock.tick();
-        Poll::Ready(self.replies_of_input())
+        Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
+    }
+
+    /// Answers the command whose reply is being read with an error, and keeps nothing of what is still to come: others have
+    /// commands on this connection. A message is none's to miss.
+    #[cold]
+    fn drop_reply(&mut self) -> Result<(), Reason> {
+        if self.input.is_empty() || self.rest.is_some() {
+            return Ok(());
+        }
+        if self.link.listener.is_some() || self.input.first() == Some(&b'>') {
+            return Err(OVER_MEMORY);
+        }
+        let (rest, input) = (self.framer.give_up(), std::mem::take(&mut self.input));
+        self.refuse(Reached::MaxMemory)?;
+        (self.rest, self.input) = (Some(rest), input);
+        self.pass()
+    }
+
+    /// Throws away what was read of a reply that is not kept, and hands out what comes behind it.
+    #[cold]
+    fn pass(&mut self) -> Result<(), Reason> {
+        let Some(rest) = &mut self.rest else { return Ok(()) };
+        let used = rest.pass(&self.input).map_err(|_| GARBAGE)?;
+        // What is left is little: a header, or what came behind.
+        self.input = BytesMut::from(&self.input[used..]);
+        if rest.is_over() {
+            self.rest = None;
+            return if self.input.is_empty() { Ok(()) } else { self.replies_of_input() };
+        }
+        Ok(())
     }
 
     /// As [`Self::replies`], from the connection's own buffer, whose large replies need no copy.
     fn replies_of_input(&mut self) -> Result<(), Reason> {
         let mut input = std::mem::take(&mut self.input);
         // The reply that was cut off is the first one.
-        if let Some(len) = self.framer.next(&input).map_err(|_| "garbage from the node")? {
+        if let Some(len) = self.framer.next(&input).map_err(|_| GARBAGE)? {
             if len >= LARGE {
                 let reply = input.split_to(len).freeze();
                 self.hand_out(Reply::Large(reply))?;
@@ -165,10 +203,14 @@ impl Connection {
         if std::mem::take(&mut self.input).is_empty() || is_push {
             return;
         }
+        _ = self.refuse(bound);
+    }
+
+    fn refuse(&mut self, bound: Reached) -> Result<(), Reason> {
         let error = ClientError::ReplyTooLarge { limit: bound.label() };
         self.backend.metrics.reached[bound.index()].add(1);
         self.backend.metrics.error(None, error.kind());
-        _ = self.hand_out(Reply::Small(&error.reply()));
+        self.hand_out(Reply::Small(&error.reply()))
     }
 
     /// Hands out the whole replies in `bytes`; returns how long they are together.
@@ -181,7 +223,7 @@ impl Connection {
                     used += len;
                 }
                 Ok(None) => break,
-                Err(_) => return Err("garbage from the node"),
+                Err(_) => return Err(GARBAGE),
             }
         }
         Ok(used)

@@ -15,8 +15,8 @@ use crate::net::NodeAddr;
 
 /// Why a link ends that nobody uses any more, or whose node has left the cluster.
 pub(super) const NOT_WANTED: &str = "nobody wants it any more";
-/// Why a link is given up for the reply that it is reading.
-pub(super) const OVER_MEMORY: &str = "its reply is the largest, and max_memory is exceeded";
+/// Why a link gives up the reply that it is reading, and one that listens, which reads a message, itself.
+pub(super) const OVER_MEMORY: &str = "what it reads is the largest, and max_memory is exceeded";
 
 /// A connection that was given up with writes in doubt; to be killed at the node.
 #[derive(Clone, Debug)]
@@ -188,9 +188,11 @@ impl Link {
         self.told.get().1
     }
 
-    /// Gives up because of the reply that it is reading, whose command gets an error.
+    /// Keeps nothing of the reply that it is reading, whose command gets an error.
     pub fn drop_reply(&self) {
-        self.give_up(OVER_MEMORY);
+        if self.give_up.get().is_none() {
+            self.give_up(OVER_MEMORY);
+        }
     }
 
     /// Ends at once, whatever is on its way.

@@ -19,6 +19,8 @@ use crate::metrics::{Owner, Reached, WorkerMetrics};
 const STEP: i64 = 1 << 20;
 /// Closing a client whose output, or input, is smaller than this would free nothing worth the harm.
 pub const WORTHWHILE: u64 = 64 * 1024;
+/// Where inputs are most of what is kept, they are closed down to this size: many small ones fill the memory too.
+pub const WORTHWHILE_INPUT: u64 = 4 * 1024;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ struct Place {
 pub enum Victim {
     /// The largest unread output, or reply that is not all there, of the place that asks.
     Output,
-    /// The largest input of the place that asks.
+    /// The largest inputs of the place that asks.
     Input,
     /// Somebody of another place.
     Elsewhere,
@@ -67,6 +69,12 @@ impl Memory {
 
     fn is_over(&self) -> bool {
         self.kept() > self.limits.max_memory
+    }
+
+    /// Whether those fill the memory that send what cannot be planned yet.
+    fn is_mostly_input(&self) -> bool {
+        let input = self.workers.iter().map(|worker| worker.kept.of(Owner::ClientInput).value()).sum::<i64>();
+        input.max(0) as usize > self.kept() / 2
     }
 
     /// Bytes; never less than nothing, though cells are read while they change.
@@ -155,11 +163,13 @@ impl Account {
         self.shared.kept().saturating_sub(self.shared.limits.max_memory)
     }
 
-    /// The largest unread output of the other places, as they have published it.
+    /// The largest unread output and the largest input of the other places, as they have published them.
     #[must_use]
-    pub fn largest_elsewhere(&self) -> usize {
-        let places = self.shared.places.iter().enumerate().filter(|(place, _)| *place != self.place);
-        places.map(|(_, place)| place.output.load(Relaxed)).max().unwrap_or(0) as usize
+    pub fn largest_elsewhere(&self) -> (usize, usize) {
+        let others = || self.shared.places.iter().enumerate().filter(|(place, _)| *place != self.place);
+        let output = others().map(|(_, place)| place.output.load(Relaxed)).max().unwrap_or(0);
+        let input = others().map(|(_, place)| place.input.load(Relaxed)).max().unwrap_or(0);
+        (output as usize, input as usize)
     }
 
     /// Tells the other places of this one's largest unread output and largest input.
@@ -183,17 +193,23 @@ impl Account {
     /// Who has to go, by what the places have published.
     #[must_use]
     pub fn victim(&self) -> Victim {
-        let largest = |size: fn(&Place) -> &AtomicU64| {
+        let largest = |victim, size: fn(&Place) -> &AtomicU64, least| {
             // The first of equal ones, at whichever place this is asked.
             let sizes = self.shared.places.iter().map(|place| size(place).load(Relaxed)).enumerate();
-            sizes.rev().max_by_key(|(_, size)| *size).filter(|(_, size)| *size >= WORTHWHILE)
+            let largest = sizes.rev().max_by_key(|(_, size)| *size).filter(|(_, size)| *size >= least);
+            largest.map(|(place, _)| (place, victim))
         };
-        let chosen = match (largest(|place| &place.output), largest(|place| &place.input)) {
-            (Some((place, _)), _) => (place, Victim::Output),
-            (None, Some((place, _))) => (place, Victim::Input),
-            (None, None) => return Victim::Nobody,
+        let output = largest(Victim::Output, |place| &place.output, WORTHWHILE);
+        let input = |least| largest(Victim::Input, |place| &place.input, least);
+        let chosen = match self.shared.is_mostly_input() {
+            true => input(WORTHWHILE_INPUT).or(output),
+            false => output.or_else(|| input(WORTHWHILE)),
         };
-        if chosen.0 == self.place { chosen.1 } else { Victim::Elsewhere }
+        match chosen {
+            Some((place, victim)) if place == self.place => victim,
+            Some(_) => Victim::Elsewhere,
+            None => Victim::Nobody,
+        }
     }
 
     /// How much of the process's bounds is in use.
@@ -235,10 +251,16 @@ mod tests {
         one.publish(1000, 9 << 20);
         two.publish(1000, 0);
         assert_eq!(victims(), (Victim::Input, Victim::Elsewhere));
-        one.change(Owner::ClientInput, 0, 6 << 20);
-        two.change(Owner::LinkReplies, 0, 5 << 20);
+        two.change(Owner::LinkReplies, 0, 6 << 20);
+        one.change(Owner::ClientInput, 0, 5 << 20);
         assert!(one.is_over() && two.is_over());
-        two.change(Owner::LinkReplies, 5 << 20, 1 << 20);
+        one.publish(9000, 9000);
+        two.publish(1 << 20, 0);
+        assert_eq!(victims(), (Victim::Elsewhere, Victim::Output));
+        two.change(Owner::LinkReplies, 6 << 20, 1 << 20);
         assert!(!one.is_over());
+        assert_eq!(victims(), (Victim::Input, Victim::Elsewhere), "inputs fill the memory");
+        one.publish(1 << 20, 4000);
+        assert_eq!(victims(), (Victim::Output, Victim::Elsewhere), "closing those would free too little");
     }
 }

@@ -38,7 +38,7 @@ pub use gate::{DialGate, GateLimits, Permit, Purpose};
 pub use handshake::{DialError, Server, open};
 pub use link::Link;
 pub use listener::Listener;
-pub use memory::{Account, Memory, Victim, WORTHWHILE};
+pub use memory::{Account, Memory, Victim, WORTHWHILE, WORTHWHILE_INPUT};
 pub use node::{Down, Node};
 pub use send_buffer::LARGE;
 pub use wakeup::Wakeup;
@@ -188,17 +188,22 @@ pub struct Settings {
 
 /// Makes room to read into, where `wanted` more bytes make something whole.
 ///
-/// What the other side announces is believed up to a megabyte, then as far as it has proven; what it does not
-/// announce is grown for by a quarter. `BytesMut::reserve` alone would double, and keep what was read before.
+/// What the other side announces is believed by `least` until something of it has come, then up to a megabyte, then as
+/// far as it has proven; what it does not announce is grown for by a quarter. `BytesMut::reserve` alone would double, and
+/// keep what was read before.
 pub fn make_room(buffer: &mut BytesMut, wanted: usize, least: usize) {
     let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
     if spare < if wanted == 0 { least } else { wanted.min(least) } {
-        let more = (wanted.min(len.max(1 << 20)) + least).max(len / 4);
+        let believed = if len < PROVEN { least } else { len.max(1 << 20) };
+        let more = (wanted.min(believed) + least).max(len / 4);
         let mut grown = BytesMut::with_capacity(len + more);
         grown.extend_from_slice(buffer);
         *buffer = grown;
     }
 }
+
+/// Of so much, most of what is read at once, an announced megabyte is believed.
+const PROVEN: usize = SCRATCH / 2;
 
 /// As much is read at once: the window in which the kernel batches under load.
 pub const SCRATCH: usize = 64 * 1024;

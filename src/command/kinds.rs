@@ -81,6 +81,8 @@ pub enum Survey {
     Administer(Whom),
     /// It is asked of any primary, but only by administrators.
     AnyNode,
+    /// What any primary says of commands, else what the proxy knows.
+    Docs,
 }
 
 impl Survey {
@@ -123,7 +125,6 @@ pub enum Local {
     Cluster(ClusterLocal),
     Command,
     CommandCount,
-    CommandDocs,
     CommandGetkeys,
     CommandInfo,
     CommandList,

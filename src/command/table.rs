@@ -111,7 +111,7 @@ pub(super) static TABLE: [Spec; 421] = complete([
     row("clusterscan", -2, READONLY, Generic, &[], no_alone(SCANNING), "9.1.0"),
     row("command", -1, LOADING | SENTINEL | STALE, Server, &[], local(Local::Command), "2.8.13").acl(acl::CONNECTION).tips(tip::UNORDERED),
     row("command count", 2, LOADING | SENTINEL | STALE, Server, &[], local(Local::CommandCount), "2.8.13").acl(acl::CONNECTION),
-    row("command docs", -2, LOADING | SENTINEL | STALE, Server, &[], local(Local::CommandDocs), "7.0.0").acl(acl::CONNECTION).tips(tip::UNORDERED),
+    row("command docs", -2, LOADING | SENTINEL | STALE, Server, &[], survey(Survey::Docs), "7.0.0").acl(acl::CONNECTION).tips(tip::UNORDERED),
     row("command getkeys", -3, LOADING | SENTINEL | STALE, Server, &[], local(Local::CommandGetkeys), "2.8.13").acl(acl::CONNECTION),
     row("command getkeysandflags", -3, LOADING | SENTINEL | STALE, Server, &[], ANY, "7.0.0").acl(acl::CONNECTION),
     row("command help", 2, LOADING | SENTINEL | STALE, Server, &[], ANY, "5.0.0").acl(acl::CONNECTION),

@@ -262,8 +262,9 @@ ProcessLimits, Process {
     reason: "a quarter of a small machine of today; a container's limit should be twice as much and 64 MiB, since many clients \
              with large values that come and go leave as much again behind for a moment",
     metric: "slotmux_bound_used_ratio{bound=\"max_memory\"}",
-    at: "the clients with the largest unread outputs are closed, or a node's connection whose unfinished reply is twice \
-         the largest of them; where no output has 64 KiB the client with the largest unplanned input";
+    at: "the clients with the largest unread outputs are closed, or a node's unfinished reply that is twice the largest of \
+         them is dropped and its command gets an error; where unplanned inputs are most of the memory, or no output has \
+         64 KiB, the clients with the largest of those";
 
     max_clients, "max-clients": count = "10000", "1" ..= "1000000",
     what: "Client connections",

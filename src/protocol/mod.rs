@@ -10,7 +10,7 @@ pub mod write;
 
 pub use args::{Args, Span};
 pub use push::{Push, Said, Topics};
-pub use reply::{ReplyError, ReplyFramer};
+pub use reply::{ReplyError, ReplyFramer, Rest};
 pub(crate) use request::integer;
 pub use request::{Framed, MAX_BULK, MAX_LINE, RequestError, RequestFramer, RequestLimits};
 pub use value::Value;

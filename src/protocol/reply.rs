@@ -110,9 +110,62 @@ impl ReplyFramer {
         }
     }
 
+    /// Gives up the reply at the front of the buffer, of which nothing is to be kept: what its bytes are, from the front on.
+    #[cold]
+    pub fn give_up(&mut self) -> Rest {
+        let Self { at, left, .. } = std::mem::take(self);
+        Rest { skip: at, left }
+    }
+
     /// How long the buffer must at least be for `next` to get further: a hint for reading.
     pub fn wants(&self) -> usize {
         if self.left == 0 { 0 } else { self.wants }
+    }
+}
+
+/// A reply that is read to its end without being kept.
+#[derive(Debug)]
+pub struct Rest {
+    /// Bytes before the next of its elements.
+    skip: usize,
+    /// How many of those are to come.
+    left: usize,
+}
+
+impl Rest {
+    /// How many of the bytes at the front of `bytes`, which come next, are its own and may go. What is left over belongs
+    /// to an element that is cut off, or comes behind the reply.
+    pub fn pass(&mut self, bytes: &[u8]) -> Result<usize, ReplyError> {
+        let mut used = 0;
+        loop {
+            let step = self.skip.min(bytes.len() - used);
+            (used, self.skip) = (used + step, self.skip - step);
+            let Some(&kind) = bytes.get(used).filter(|_| self.left > 0) else { return Ok(used) };
+            let (end, more) = match kind {
+                b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => match memchr::memchr(b'\n', &bytes[used..])
+                {
+                    Some(i) => (used + i + 1, 0),
+                    None if bytes.len() - used > MAX_LINE => return Err(ReplyError::Line),
+                    None => return Ok(used),
+                },
+                b'$' | b'=' | b'!' => match number(bytes, used + 1)? {
+                    Some((len, next)) => (if len < 0 { next } else { next + len as usize + 2 }, 0),
+                    None => return Ok(used),
+                },
+                b'*' | b'~' | b'>' | b'%' | b'|' => match number(bytes, used + 1)? {
+                    Some((count, _)) if count > MAX_ELEMENTS => return Err(ReplyError::Number),
+                    Some((count, next)) => (next, elements(kind, count)),
+                    None => return Ok(used),
+                },
+                other => return Err(ReplyError::Type(other)),
+            };
+            (self.skip, self.left) = (end - used, self.left - 1 + more);
+        }
+    }
+
+    /// Whether all of it has passed.
+    pub fn is_over(&self) -> bool {
+        self.skip == 0 && self.left == 0
     }
 }
 

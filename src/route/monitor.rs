@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::Routes;
 use super::pubsub::{Batch, Messages};
 use crate::backend::{Backend, Link, Listener, Loss, Receiver, Reply, Request, Ticket};
-use crate::command::{Route, Survey, find};
+use crate::command::{Route, Survey, Transact, find};
 use crate::error::ClientError;
 use crate::net::NodeAddr;
 
@@ -257,7 +257,15 @@ fn is_internal(line: &[u8]) -> bool {
     };
     // INFO is what every connection begins with.
     let own = |route| {
-        matches!(route, Route::Local(_) | Route::Listen(_) | Route::Refused(_) | Route::Survey(Survey::Info))
+        matches!(
+            route,
+            Route::Local(_)
+                | Route::Listen(_)
+                | Route::Refused(_)
+                | Route::Replicas
+                | Route::Transaction(Transact::Unwatch)
+                | Route::Survey(Survey::Info)
+        )
     };
     spec.is_some_and(|spec| own(spec.route))
 }
@@ -276,6 +284,8 @@ mod tests {
             "\"ASKING\"",
             "\"INFO\" \"server\"",
             "\"HELLO\" \"3\"",
+            "\"WAIT\" \"1000000\" \"1\"",
+            "\"unwatch\"",
         ] {
             assert!(is_internal(line(own).as_bytes()), "{own}");
         }

@@ -10,6 +10,9 @@ use super::pending::State;
 use crate::command::NAMES;
 use crate::protocol::{Args, Protocol, write};
 
+/// Bytes of a client's name, which it keeps for as long as it stays: so long ones are no names.
+const LONGEST_NAME: usize = 1024;
+
 /// What a client has told of itself, and is up to. Its own turn writes it, and others read it.
 #[derive(Debug)]
 pub(crate) struct About {
@@ -51,11 +54,22 @@ impl About {
 
     /// CLIENT SETNAME
     pub(super) fn set_name(&self, name: &[u8], out: &mut Vec<u8>) {
+        match self.rename(name) {
+            Ok(()) => write::simple(out, "OK"),
+            Err(error) => write::error(out, error),
+        }
+    }
+
+    /// Takes a new name, or says why not.
+    pub(super) fn rename(&self, name: &[u8]) -> Result<(), &'static str> {
         if !is_name(name) {
-            return write::error(out, BAD_NAME);
+            return Err("ERR Client names cannot contain spaces, newlines or special characters.");
+        }
+        if name.len() > LONGEST_NAME {
+            return Err("ERR Client names have at most 1024 bytes at this proxy");
         }
         *self.name.borrow_mut() = name.to_vec();
-        write::simple(out, "OK");
+        Ok(())
     }
 
     /// CLIENT GETNAME
@@ -136,8 +150,6 @@ impl Session {
         out.extend_from_slice(line.as_bytes());
     }
 }
-
-pub(super) const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// A server's rule: printable, no space.
 pub(super) fn is_name(name: &[u8]) -> bool {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::select;
 
+use super::aborted::deciding;
 use super::dispatch::{Planner, Source};
 use super::errand::{Blocked, Errand, Hold, Verdict, within};
-use super::transaction::deciding;
 use crate::backend::{Dedicated, Link, Use};
 use crate::command::{KeyError, Patience, Spec};
 use crate::error::ClientError;

@@ -17,13 +17,28 @@ use crate::protocol::{Args, Protocol, integer, write};
 /// Which clients are meant; all that is given must hold.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
-    ids: Option<Vec<u64>>,
+    ids: Option<Ids>,
     addr: Option<Vec<u8>>,
     laddr: Option<Vec<u8>>,
     kind: Option<Kind>,
     /// At least so many seconds old.
     age: Option<u64>,
     not: Option<u64>,
+}
+
+/// Some clients' numbers: there may be very many, one of them very often.
+#[derive(Debug)]
+struct Ids {
+    asked: Vec<u64>,
+    sorted: Vec<u64>,
+}
+
+impl Ids {
+    fn new(asked: Vec<u64>) -> Self {
+        let mut sorted = asked.clone();
+        sorted.sort_unstable();
+        Ids { asked, sorted }
+    }
 }
 
 /// What a server calls the type of a client. Masters and replicas are none of a proxy's.
@@ -53,7 +68,7 @@ impl Session {
         let kind = if subscribes { Kind::Pubsub } else { Kind::Normal };
         let meant = !state.gone
             && filter.not != Some(self.id)
-            && filter.ids.as_ref().is_none_or(|ids| ids.contains(&self.id))
+            && filter.ids.as_ref().is_none_or(|ids| ids.sorted.binary_search(&self.id).is_ok())
             && filter.kind.is_none_or(|wanted| wanted == kind)
             && filter.age.is_none_or(|age| self.about.age(now) >= age)
             && (filter.addr.is_none() || is(&filter.addr, self.ends.peer_text()))
@@ -83,7 +98,7 @@ impl Planner<'_> {
         };
         // Lines in the order that was asked for.
         let order = match &ask {
-            Ask::List(filter) => filter.ids.clone(),
+            Ask::List(filter) => filter.ids.as_ref().map(|ids| ids.asked.clone()),
             _ => None,
         };
         let seq = self.expect(spec, 0, 0);
@@ -92,6 +107,7 @@ impl Planner<'_> {
             let control = session.worker.control.clone();
             let mut found = control.ask(ask, session.id).await;
             found.sort_unstable_by_key(|found| found.id);
+            let ends = what == Clients::Kill && found.iter().any(|found| found.id == session.id);
             let mut reply = Vec::new();
             match what {
                 Clients::Kill if is_old_kill && found.is_empty() => {
@@ -99,10 +115,9 @@ impl Planner<'_> {
                 }
                 Clients::Kill if is_old_kill => write::simple(&mut reply, "OK"),
                 Clients::Kill | Clients::Unblock => write::integer(&mut reply, found.len() as i64),
-                Clients::List => lines(&found, order.as_deref(), protocol, &mut reply),
+                Clients::List => lines(found, order, protocol, &mut reply),
                 Clients::Pause | Clients::Unpause => write::simple(&mut reply, "OK"),
             }
-            let ends = what == Clients::Kill && found.iter().any(|found| found.id == session.id);
             let backend = &session.worker.backend;
             session.state.borrow_mut().settle(
                 seq,
@@ -118,14 +133,15 @@ impl Planner<'_> {
     }
 }
 
-fn lines(found: &[Found], ids: Option<&[u64]>, protocol: Protocol, out: &mut Vec<u8>) {
+fn lines(mut found: Vec<Found>, order: Option<Vec<u64>>, protocol: Protocol, out: &mut Vec<u8>) {
     let mut text = Vec::new();
-    match ids {
+    match order {
         None => found.iter().for_each(|found| text.extend_from_slice(&found.line)),
         Some(ids) => {
             for id in ids {
-                if let Ok(at) = found.binary_search_by_key(id, |found| found.id) {
-                    text.extend_from_slice(&found[at].line);
+                if let Ok(at) = found.binary_search_by_key(&id, |found| found.id) {
+                    // Once, however often it was asked for.
+                    text.append(&mut found[at].line);
                 }
             }
         }
@@ -145,7 +161,7 @@ fn list(args: &Args<'_>) -> Parsed {
         4.. if is(args, 2, "ID") => {
             let id = |word| integer(word).map(|id| id.try_into().unwrap_or(0));
             let ids: Option<Vec<u64>> = args.iter().skip(3).map(id).collect();
-            filter.ids = Some(ids.ok_or_else(|| error("ERR Invalid client ID"))?);
+            filter.ids = Some(Ids::new(ids.ok_or_else(|| error("ERR Invalid client ID"))?));
         }
         _ => return Err(error(SYNTAX)),
     }
@@ -165,7 +181,8 @@ fn kill(args: &Args<'_>, me: u64) -> Parsed {
             return Err(error(SYNTAX));
         } else if is(args, at, "ID") {
             let id = integer(word).and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
-            filter.ids = Some(vec![id.ok_or_else(|| error("ERR client-id should be greater than 0"))?]);
+            let id = id.ok_or_else(|| error("ERR client-id should be greater than 0"))?;
+            filter.ids = Some(Ids::new(vec![id]));
         } else if is(args, at, "ADDR") {
             filter.addr = Some(word.to_vec());
         } else if is(args, at, "LADDR") {

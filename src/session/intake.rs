@@ -243,7 +243,8 @@ impl Turn {
     /// Whether CLIENT PAUSE holds a command back. Who has not logged in learns so at once.
     #[cold]
     fn is_held(&mut self, spec: &'static Spec, route: Route, planner: &Planner<'_>) -> bool {
-        let executes = route == Route::Transaction(Transact::Exec) && self.client.transaction.is_some();
+        let writes = self.client.transaction.as_ref().is_some_and(|transaction| transaction.writes());
+        let executes = route == Route::Transaction(Transact::Exec) && writes;
         self.paused = self.client.authenticated && (executes || planner.pause.holds(spec));
         self.paused
     }
@@ -301,7 +302,7 @@ impl Turn {
         planner: &mut Planner<'_>,
     ) {
         if !client.authenticated && !spec.flags.has(Flags::NO_AUTH) {
-            return planner.fail(spec, &ClientError::NoAuth);
+            return planner.reject(spec, route, ErrorKind::NoAuth, ClientError::NoAuth.reply());
         }
         if planner.state.subscriptions.is_some() && planner.is_restricted(spec, route, args) {
             return;

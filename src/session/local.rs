@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::about::{BAD_NAME, is_name, is_switch, set_info, tracking};
+use super::about::{is_switch, set_info, tracking};
 use super::database;
 use super::dispatch::Planner;
 use super::transaction::Transaction;
@@ -105,7 +105,6 @@ impl Client {
             Local::Command => reply::command(&worker.topology.learned(), resp3, out),
             Local::CommandCount => reply::count(&worker.topology.learned(), out),
             Local::CommandInfo => reply::info(&worker.topology.learned(), args, resp3, out),
-            Local::CommandDocs => reply::docs(&worker.topology.learned(), args, resp3, out),
             Local::CommandList => reply::list(&worker.topology.learned(), args, resp3, out),
             Local::CommandGetkeys => reply::getkeys(&worker.topology.learned(), args, out),
         }
@@ -182,10 +181,9 @@ impl Client {
                 }
                 at += 3;
             } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                if !is_name(args.get(at + 1)) {
-                    return write::error(out, BAD_NAME);
+                if let Err(error) = session.about.rename(args.get(at + 1)) {
+                    return write::error(out, error);
                 }
-                *session.about.name.borrow_mut() = args.get(at + 1).to_vec();
                 at += 2;
             } else {
                 return quoting(out, "ERR Syntax error in HELLO option '", option, "'");

@@ -2,6 +2,7 @@
 //! changes. One file per duty; none of them but the turn touches the socket.
 
 mod abandon;
+mod aborted;
 mod about;
 mod administer;
 mod ahead;
@@ -11,6 +12,7 @@ mod cluster;
 mod control;
 mod database;
 mod dispatch;
+mod docs;
 mod entry;
 mod errand;
 mod everywhere;
@@ -146,10 +148,10 @@ impl Session {
     /// A node refused requests that it got in one piece.
     #[cold]
     fn block_refused(&self, state: &mut State, ticket: Ticket, reply: &[u8], request: Request<'_>) {
-        let error = transaction::deciding(request.earlier(), reply);
+        let error = aborted::deciding(request.earlier(), reply);
         if !self.redirected(state, ticket, &error, request) {
             let is_exec = state.get(ticket.seq).is_some_and(|pending| pending.is_exec());
-            let text = if is_exec { transaction::aborted(&error) } else { error };
+            let text = if is_exec { aborted::aborted(&error) } else { error };
             self.answered(state, ticket, Reply::Small(&text), request);
         }
         self.wakeup.wake();

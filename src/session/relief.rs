@@ -1,4 +1,5 @@
-//! Who goes when the process exceeds `max_memory`: who has the largest unread output, of all workers.
+//! Who goes when the process exceeds `max_memory`: who has the largest unread output, of all workers; where inputs fill the
+//! memory, who has the largest of them.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Order, Session, Worker};
-use crate::backend::{Link, Victim, WORTHWHILE};
+use crate::backend::{Link, Victim, WORTHWHILE, WORTHWHILE_INPUT};
 use crate::metrics::{Closed, Reached};
 
 /// For so long the workers tell each other what they have, and who was told to go goes.
@@ -19,7 +20,6 @@ struct Largest {
     /// Whose it is if it is no client's output, but a reply that has not been read to its end.
     link: Option<Rc<Link>>,
     input: usize,
-    writer: Option<Rc<Session>>,
 }
 
 impl Worker {
@@ -36,15 +36,17 @@ impl Worker {
                 if !memory.is_over() {
                     break;
                 }
-                let largest = self.largest();
+                let (largest, elsewhere) = (self.largest(), memory.largest_elsewhere());
                 match memory.victim() {
                     Victim::Nobody => break,
                     Victim::Elsewhere => {}
                     Victim::Output => match &largest.link {
                         Some(link) => link.drop_reply(),
-                        None => self.close_readers(memory.excess(), largest.output),
+                        None => self.close_largest(largest.output.max(elsewhere.0), WORTHWHILE, output_of),
                     },
-                    Victim::Input => _ = largest.writer.as_deref().map(|writer| self.close(writer)),
+                    Victim::Input => {
+                        self.close_largest(largest.input.max(elsewhere.1), WORTHWHILE_INPUT, input_of);
+                    }
                 }
             }
             memory.go_on();
@@ -52,21 +54,19 @@ impl Worker {
         }
     }
 
-    /// Closes as many as make up for `excess`, from the one with the `largest` output on. One at a time would take as
-    /// many pauses, in each of which more comes in. Who has less than half of what another one has is left alone.
-    fn close_readers(&self, excess: usize, largest: usize) {
-        let mut readers = Vec::new();
-        let least = WORTHWHILE as usize;
-        let least = least.max(largest / 2).max(self.backend.memory.largest_elsewhere() / 2);
+    /// Closes as many as make up for the excess, from who has most on. One at a time would take as many pauses, in each of
+    /// which more comes in. Who has less than half of the `largest` of all places is left alone.
+    fn close_largest(&self, largest: usize, worthwhile: u64, size: fn(&Session) -> usize) {
+        let (mut sessions, mut freed) = (Vec::new(), 0);
+        let (least, excess) = ((largest / 2).max(worthwhile as usize), self.backend.memory.excess());
         self.each_session(|session| {
-            let size = session.state.borrow().freed();
+            let size = size(session);
             if size >= least {
-                readers.push((size, session.clone()));
+                sessions.push((size, session.clone()));
             }
         });
-        readers.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
-        let mut freed = 0;
-        for (size, session) in readers {
+        sessions.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
+        for (size, session) in sessions {
             self.close(&session);
             freed += size;
             if freed >= excess {
@@ -86,11 +86,8 @@ impl Worker {
     fn largest(&self) -> Largest {
         let mut largest = Largest::default();
         self.each_session(|session| {
-            let state = session.state.borrow();
-            largest.output = largest.output.max(state.freed());
-            if state.kept_told.input > largest.input {
-                (largest.input, largest.writer) = (state.kept_told.input, Some(session.clone()));
-            }
+            largest.output = largest.output.max(output_of(session));
+            largest.input = largest.input.max(input_of(session));
         });
         for link in self.backend.all_links() {
             // Many clients have commands on it, and writes are in doubt when it ends.
@@ -102,4 +99,14 @@ impl Worker {
         }
         largest
     }
+}
+
+/// Bytes that go with the client's unread replies.
+fn output_of(session: &Session) -> usize {
+    session.state.borrow().freed()
+}
+
+/// Bytes that it sent and that are not planned yet.
+fn input_of(session: &Session) -> usize {
+    session.state.borrow().kept_told.input
 }

@@ -130,7 +130,7 @@ impl Planner<'_> {
                     spec.name.replace(' ', "|")
                 );
                 write::error(&mut reply, text);
-                self.refuse(Some(spec), ErrorKind::Refused, reply);
+                self.reject(spec, route, ErrorKind::Refused, reply);
             }
         }
         true

@@ -79,6 +79,7 @@ impl Planner<'_> {
                 command::Survey::Info => this.info().await,
                 command::Survey::Config => this.config().await,
                 command::Survey::AnyNode => this.ask_any().await.unwrap_or_else(|error| error),
+                command::Survey::Docs => this.docs().await,
             };
             this.session.answer_for_task(this.ticket, reply);
         });

@@ -6,22 +6,25 @@
 
 use bytes::Bytes;
 
+use super::control::Pause;
 use super::dispatch::{Planner, Source};
+use super::docs::own_docs;
 use super::gather::Gather;
 use super::local::Client;
 use crate::backend::{Reply, Ticket};
-use crate::command::{Barrier, Flags, KeyError, Merge, Route, Script, Spec, Transact, resolve};
+use crate::command::{Barrier, Flags, KeyError, Merge, Route, Script, Spec, Survey, Transact, resolve};
 use crate::config::{CrossSlot, SessionLimits};
-use crate::error::{ClientError, ErrorKind};
+use crate::error::ClientError;
 use crate::protocol::{Args, RequestFramer, RequestLimits, write};
 use crate::route::plan::{self, PlanError};
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
-/// How a server that refuses EXEC begins; the reason follows.
-const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of: ";
 /// Why a command that the proxy answers is not queued.
 const CHANGES: &str = "it changes the connection, which no transaction does here";
+/// Why EXEC is refused where the proxy's own replies would be very many.
+const REPLIES_TOO_LARGE: &str =
+    "EXECABORT Transaction discarded because of: what this proxy answers itself exceeds its output_soft";
 /// In [`Transaction::order`]: the proxy answers it.
 const HERE: u32 = u32::MAX;
 
@@ -37,6 +40,8 @@ pub(super) struct Transaction {
     failed: bool,
     /// Keys are watched: all must be in their slot.
     watches: bool,
+    /// CLIENT PAUSE WRITE would hold one of its commands.
+    writes: bool,
 }
 
 /// Requests that go to a node in one piece.
@@ -60,7 +65,13 @@ impl Transaction {
 
     /// Bytes of memory that it takes.
     pub(super) fn memory(&self) -> usize {
-        self.blocks.iter().map(|block| block.requests.capacity()).sum::<usize>() + self.here.capacity()
+        let blocks = self.blocks.iter().map(|block| size_of::<Block>() + block.requests.capacity());
+        blocks.sum::<usize>() + self.here.capacity() + self.order.capacity() * size_of::<u32>()
+    }
+
+    /// Whether CLIENT PAUSE WRITE holds its EXEC.
+    pub(super) fn writes(&self) -> bool {
+        self.writes
     }
 
     /// How many commands are queued.
@@ -103,7 +114,9 @@ impl Transaction {
             Route::AnyShard => None,
             Route::Local(local) if !local.may_be_queued() => return Err(refused(CHANGES)),
             Route::Listen(_) => return Err(refused(CHANGES)),
-            Route::Local(_) | Route::Transaction(_) => return self.add_here(request),
+            Route::Local(_) | Route::Transaction(_) | Route::Survey(Survey::Docs) => {
+                return self.add_here(request);
+            }
             Route::AllShards | Route::Survey(_) | Route::Replicas => {
                 return Err(refused("it goes to several nodes, and a transaction to one"));
             }
@@ -113,6 +126,7 @@ impl Transaction {
             Route::Refused(reason) => return Err(refused(reason)),
         };
         let at = self.block(slot.map(|(slot, _)| slot), across)?;
+        self.writes |= Pause::Writes.holds(spec);
         let block = &mut self.blocks[at];
         block.keys += slot.map_or(0, |(_, keys)| keys);
         block.commands += 1;
@@ -240,13 +254,16 @@ impl Client {
 
     fn exec(&mut self, spec: &'static Spec, planner: &mut Planner<'_>) {
         let Some(transaction) = self.transaction.take() else { return };
-        let Transaction { mut blocks, here, mut order, failed, watches } = *transaction;
+        let Transaction { mut blocks, here, mut order, failed, watches, .. } = *transaction;
         if failed {
             planner.session.watch.take();
             return planner.refuse_as(spec, "EXECABORT Transaction discarded because of previous errors.");
         }
         let count = order.len();
-        let here = self.answers(&here, order.iter().filter(|at| **at == HERE).count(), planner);
+        let Some(here) = self.answers(&here, order.iter().filter(|at| **at == HERE).count(), planner) else {
+            planner.session.watch.take();
+            return planner.refuse_as(spec, REPLIES_TOO_LARGE);
+        };
         if blocks.is_empty() {
             return planner.answer(Some(spec), here.into());
         }
@@ -268,22 +285,30 @@ impl Client {
         planner.blocks(spec, blocks, order, here.into());
     }
 
-    /// The replies to what the proxy answers itself, as an array.
-    fn answers(&mut self, mut requests: &[u8], count: usize, planner: &mut Planner<'_>) -> Vec<u8> {
+    /// The replies to what the proxy answers itself, as an array; nothing if what was queued would make more of them than
+    /// `output_soft` lets any client have unread. ECHO's are as long as its requests.
+    fn answers(&mut self, mut requests: &[u8], count: usize, planner: &mut Planner<'_>) -> Option<Vec<u8>> {
         let (mut framer, mut replies) = (RequestFramer::default(), Vec::new());
+        let most = planner.session.settings.limits.output_soft + requests.len();
         write::array(&mut replies, count);
         while let Ok(Some(framed)) = framer.next(requests, &RequestLimits::NONE) {
+            if replies.len() > most {
+                return None;
+            }
             let (request, rest) = requests.split_at(framed.len);
             let args = framer.args(request);
             match resolve(&args).map(|spec| (spec.route, plan::slot(spec, &args))) {
                 Ok((Route::Local(local), _)) => self.answer(local, &args, planner, &mut replies),
+                Ok((Route::Survey(Survey::Docs), _)) => {
+                    own_docs(planner.session, &args, self.protocol, &mut replies)
+                }
                 Ok((_, Err(PlanError::Keys(error)))) => write::error(&mut replies, error.to_string()),
                 // UNWATCH: EXEC has just ended the watch.
                 _ => write::simple(&mut replies, "OK"),
             }
             requests = rest;
         }
-        replies
+        Some(replies)
     }
 }
 
@@ -317,28 +342,4 @@ impl Planner<'_> {
     fn ok(&mut self, spec: &'static Spec) {
         self.answer(Some(spec), Bytes::from_static(b"+OK\r\n"));
     }
-
-    /// Answers with an error of a server's own.
-    pub(super) fn refuse_as(&mut self, spec: &'static Spec, text: impl AsRef<[u8]>) {
-        let mut reply = Vec::new();
-        write::error(&mut reply, text);
-        self.refuse(Some(spec), ErrorKind::BadArgument, reply);
-    }
-}
-
-/// The error that decides what becomes of a block: the first at queueing, else what EXEC itself was refused for.
-pub(super) fn deciding<'a>(earlier: &'a [u8], reply: &'a [u8]) -> Vec<u8> {
-    let lines = || earlier.split_inclusive(|byte| *byte == b'\n');
-    if let Some(error) = lines().find(|line| line.first() == Some(&b'-')) {
-        return error.to_vec();
-    }
-    match reply.strip_prefix(ABORTED) {
-        Some(reason) => [b"-", reason].concat(),
-        None => reply.to_vec(),
-    }
-}
-
-/// An error at queueing as EXEC's reply: the client has read `QUEUED` in its place.
-pub(super) fn aborted(error: &[u8]) -> Vec<u8> {
-    [ABORTED, &error[1..]].concat()
 }

@@ -123,7 +123,8 @@ impl Turn {
         let transaction = self.client.transaction.as_ref();
         self.session.about.multi.set(transaction.map_or(-1, |transaction| transaction.len() as i32));
         let queued = transaction.map_or(0, |transaction| transaction.memory());
-        self.worker.count_kept(&mut state, self.input.capacity() + self.ahead.len() + queued);
+        // Not the input's capacity: pages into which nothing has been read take no memory.
+        self.worker.count_kept(&mut state, self.input.len() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
         let goes_on = stop == Stop::Budget || reads == TURN_READS;

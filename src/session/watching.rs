@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
+use super::aborted::{aborted, deciding};
 use super::dispatch::{Planner, Source};
 use super::errand::{Errand, Verdict, within};
 use super::lanes::Touched;
-use super::transaction::{aborted, deciding};
 use crate::backend::{Dedicated, Use};
 use crate::command::{Merge, Spec};
 use crate::error::ClientError;
