@@ -18,6 +18,7 @@ struct Largest {
     output: usize,
     /// Whose it is if it is no client's output, but a reply that has not been read to its end.
     link: Option<Rc<Link>>,
+    /// With what it is subscribed to.
     input: usize,
     writer: Option<Rc<Session>>,
 }
@@ -88,8 +89,9 @@ impl Worker {
         self.each_session(|session| {
             let state = session.state.borrow();
             largest.output = largest.output.max(state.freed());
-            if state.kept_told.input > largest.input {
-                (largest.input, largest.writer) = (state.kept_told.input, Some(session.clone()));
+            let input = state.kept_told.input + state.kept_told.topics;
+            if input > largest.input {
+                (largest.input, largest.writer) = (input, Some(session.clone()));
             }
         });
         for link in self.backend.all_links() {
