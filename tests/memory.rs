@@ -77,6 +77,55 @@ fn ten_thousand_subscribers_of_one_channel_cost_little_and_one_connection() {
 }
 
 #[test]
+fn what_clients_are_subscribed_to_counts_and_who_has_most_goes_first() {
+    const NAMES: usize = 20_000;
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2", "--max-memory", "64MiB"]).start();
+    let kept = || proxy.metric("slotmux_memory_bytes{owner=\"subscriptions\"}");
+    let subscribe = |who: usize, count: usize| {
+        let mut client = proxy.connect();
+        let names = (0..count).map(|i| format!("{who}:{i:0200}"));
+        let words: Vec<String> = std::iter::once("SUBSCRIBE".to_owned()).chain(names).collect();
+        client.send(&words);
+        client
+    };
+    let mut modest = subscribe(0, 100);
+    modest.read_values(100);
+    let mut clients: Vec<Client> = (1..3).map(|who| subscribe(who, NAMES)).collect();
+    clients.iter_mut().for_each(|client| drop(client.read_values(NAMES)));
+    assert!(kept() > 2.0 * 200.0 * NAMES as f64);
+    // Together they are more than may be kept.
+    let closed = || proxy.metric("slotmux_clients_closed_total{reason=\"max_memory\"}");
+    assert_eq!(closed(), 0.0);
+    clients.extend((3..7).map(|who| subscribe(who, NAMES)));
+    eventually(SOON, || closed() >= 1.0 && kept() < (64 << 20) as f64);
+    assert_eq!(proxy.connect().cmd(&["PUBLISH", &format!("0:{:0200}", 7), "x"]), Value::Int(1));
+    assert_eq!(modest.read_value().items()[2], Value::bulk("x"));
+    drop((modest, clients));
+    eventually(SOON, || kept() == 0.0);
+}
+
+#[test]
+fn tables_of_topics_shrink_after_many_have_left() {
+    const NAMES: usize = 100_000;
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let resident = || proxy.metric("process_resident_memory_bytes");
+    let words: Vec<String> =
+        std::iter::once("SUBSCRIBE".to_owned()).chain((0..NAMES).map(|i| format!("{i:0100}"))).collect();
+    assert_eq!(proxy.connect().cmd(&["SET", "k", "v"]), Value::ok());
+    let before = resident();
+    let mut client = proxy.connect();
+    client.send(&words);
+    client.read_values(NAMES);
+    let each = (resident() - before) / NAMES as f64;
+    let kept = proxy.metric("slotmux_memory_bytes{owner=\"subscriptions\"}") / NAMES as f64;
+    println!("{each:.0} bytes for each of {NAMES} subscriptions, of which {kept:.0} are in the account");
+    client.reset();
+    eventually(SOON, || resident() <= before + 20e6);
+}
+
+#[test]
 fn large_values_in_both_directions_leave_nothing_behind() {
     const VALUE: usize = 100_000_000;
     let cluster = TestCluster::primaries(1);

@@ -120,3 +120,22 @@ fn who_does_not_read_what_is_shown_is_closed() {
     });
     monitor.read_to_end_raw();
 }
+
+#[test]
+fn who_comes_and_goes_costs_no_connection_each_time() {
+    let (cluster, proxy) = start(&["--workers", "1"]);
+    let dials = || proxy.metric("slotmux_node_dials_total");
+    let watch = || {
+        let mut monitor = proxy.connect();
+        assert_eq!(monitor.cmd(&["MONITOR"]), Value::ok());
+        monitor.reset();
+        eventually(SOON, || proxy.metric("slotmux_clients") == 0.0);
+    };
+    watch();
+    let before = dials();
+    (0..20).for_each(|_| watch());
+    // On a machine that has been asleep for seconds the connections may have ended in between.
+    assert!(dials() - before < 20.0, "{} dials for 20 clients", dials() - before);
+    // In the end they go.
+    eventually(SOON, || monitoring(&cluster) == 0);
+}

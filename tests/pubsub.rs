@@ -529,3 +529,160 @@ fn messages_come_also_where_replies_are_not_wanted() {
         "{list}"
     );
 }
+
+/// Names of channels in the slot of a tag.
+fn tagged(tag: &str, count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("c{i}{{{tag}}}")).collect()
+}
+
+fn subscribe(names: &[String]) -> Vec<u8> {
+    let words: Vec<&str> = std::iter::once("SUBSCRIBE").chain(names.iter().map(String::as_str)).collect();
+    encode(&words)
+}
+
+#[test]
+fn others_are_served_while_very_many_topics_are_subscribed() {
+    const NAMES: usize = 100_000;
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (mut subscriber, mut other) = (proxy.connect(), proxy.connect());
+    assert_eq!(other.cmd(&["SET", "k", "v"]), Value::ok());
+    let names: Vec<String> = (0..NAMES).map(|i| format!("channel:{i}")).collect();
+    let done = AtomicBool::new(false);
+    // What others get meanwhile is counted, not timed: each turn of the work is bounded.
+    let answered = |other: &mut Client| {
+        let mut answered = 0;
+        while !done.load(Relaxed) {
+            assert_eq!(other.cmd(&["GET", "k"]), Value::bulk("v"));
+            answered += 1;
+        }
+        answered
+    };
+    let served = thread::scope(|scope| {
+        let served = scope.spawn(|| answered(&mut other));
+        subscriber.send_raw(subscribe(&names));
+        for (i, name) in names.iter().enumerate() {
+            let expected = [Value::bulk("subscribe"), Value::bulk(name), Value::Int(i as i64 + 1)];
+            assert_eq!(subscriber.read_value(), Value::Array(expected.to_vec()));
+        }
+        done.store(true, Relaxed);
+        served.join().unwrap()
+    });
+    // Each of the names goes through three turns of a thousand: asked for, sent, answered.
+    assert!(served > NAMES / 1000, "{served} requests were served meanwhile");
+    done.store(false, Relaxed);
+    let mut admin = proxy.connect();
+    let served = thread::scope(|scope| {
+        let served = scope.spawn(|| answered(&mut other));
+        subscriber.reset();
+        eventually(SOON, || admin.cmd(&["PUBSUB", "CHANNELS"]) == Value::Array(Vec::new()));
+        done.store(true, Relaxed);
+        served.join().unwrap()
+    });
+    assert!(served > 10, "{served} requests were served while it left");
+    assert_eq!(proxy.metric("slotmux_memory_bytes{owner=\"subscriptions\"}"), 0.0);
+}
+
+#[test]
+fn reset_ends_very_many_subscriptions_and_unsubscribing_confirms_each() {
+    let (_cluster, proxy, _server) = setting();
+    let names: Vec<String> = (0..2500).map(|i| format!("channel:{i}")).collect();
+    let (mut client, mut admin) = (proxy.connect(), proxy.connect());
+    for _ in 0..2 {
+        client.send_raw(subscribe(&names));
+        assert_eq!(client.read_values(names.len()).last().unwrap().items()[2], Value::Int(2500));
+        assert_eq!(client.cmd(&["RESET"]), Value::Simple("RESET".to_owned()));
+        assert_eq!(client.cmd(&["ECHO", "x"]), Value::bulk("x"));
+        eventually(SOON, || admin.cmd(&["PUBSUB", "CHANNELS"]) == Value::Array(Vec::new()));
+        // Twice the same name is one subscription.
+        client.send_raw(subscribe(&[&names[..], &names[..]].concat()));
+        assert_eq!(client.read_values(2 * names.len()).last().unwrap().items()[2], Value::Int(2500));
+        assert_eq!(admin.cmd(&["PUBLISH", &names[7], "x"]), Value::Int(1));
+        assert_eq!(client.read_value(), Value::bulks(&["message", &names[7], "x"]));
+        client.send(&["UNSUBSCRIBE"]);
+        assert_eq!(client.read_values(names.len()).last().unwrap().items()[2], Value::Int(0));
+        assert_eq!(admin.cmd(&["PUBLISH", &names[7], "x"]), Value::Int(0));
+    }
+}
+
+/// CPU seconds of the proxy while something is done.
+fn cpu(proxy: &Proxy, work: impl FnOnce()) -> f64 {
+    let before = proxy.metric("process_cpu_seconds_total");
+    work();
+    proxy.metric("process_cpu_seconds_total") - before
+}
+
+#[test]
+fn a_topic_costs_the_same_however_many_there_are() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let cost = |count: usize| {
+        let mut client = proxy.connect();
+        let names = tagged("tag", count);
+        let cost = cpu(&proxy, || {
+            client.send_raw(subscribe(&names));
+            client.read_values(names.len());
+        });
+        client.reset();
+        let mut node = cluster.client(cluster.owner_of(support::slot_of("tag")));
+        eventually(SOON, || node.cmd(&["PUBSUB", "CHANNELS"]) == Value::Array(Vec::new()));
+        cost
+    };
+    let (few, many) = (cost(20_000), cost(80_000));
+    println!("{few:.2} s of CPU for 20,000 topics, {many:.2} s for 80,000");
+    // Sixteen times as much if each one looked at all others.
+    assert!(many < 9.0 * few, "{few} and {many} s");
+}
+
+#[test]
+fn channels_of_a_dead_shard_get_an_error_each() {
+    const NAMES: usize = 20_000;
+    let cluster = TestCluster::primaries(3);
+    let proxy =
+        Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1", "--command-deadline", "2s"]).start();
+    let dead = cluster.owner_of(support::slot_of("tag"));
+    let mut subscriber = proxy.connect();
+    assert_eq!(subscriber.cmd(&["GET", "{tag}"]), Value::NullBulk);
+    cluster.kill9(dead);
+    subscriber.send_raw(subscribe(&tagged("tag", NAMES)));
+    for _ in 0..NAMES {
+        assert!(subscriber.read_value().is_error());
+    }
+    assert_eq!(subscriber.cmd(&["ECHO", "x"]), Value::bulk("x"));
+}
+
+/// CPU seconds of the proxy while it tries in vain to subscribe to so many channels of a dead shard; after that they
+/// come back with the node.
+fn cpu_of_waiting(channels: usize) -> f64 {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds())
+        .args(&["--workers", "1", "--pubsub-gap", "resubscribe", "--command-deadline", "60s"])
+        .start();
+    let dead = cluster.owner_of(support::slot_of("tag"));
+    let (mut subscriber, names) = (proxy.connect(), tagged("tag", channels));
+    subscriber.send_raw(subscribe(&names));
+    subscriber.read_values(names.len());
+    cluster.kill9(dead);
+    let failures = || proxy.metric("slotmux_node_dial_failures_total");
+    let after = |more: f64| {
+        let before = failures();
+        eventually(SOON, || failures() >= before + more);
+    };
+    after(3.0);
+    let waiting = cpu(&proxy, || after(10.0));
+    cluster.restart(dead);
+    let mut node = cluster.client(dead);
+    eventually(SOON, || node.cmd(&["PUBSUB", "CHANNELS"]).items().len() == channels);
+    let publish = ["PUBLISH", &names[0], "x"];
+    eventually(SOON, || proxy.connect().cmd(&publish) == Value::Int(1));
+    assert_eq!(subscriber.read_value(), Value::bulks(&["message", &names[0], "x"]));
+    waiting
+}
+
+#[test]
+fn channels_of_a_dead_shard_cost_nothing_while_they_wait() {
+    let (few, many) = (cpu_of_waiting(1), cpu_of_waiting(20_000));
+    println!("{few:.2} s of CPU while one channel waits, {many:.2} s while 20,000 do");
+    // Most of it is for the metrics, which are looked at all the time.
+    assert!(many < 2.5 * few, "{few} and {many} s");
+}

@@ -73,7 +73,8 @@ impl Memory {
 
     /// Whether those fill the memory that send what cannot be planned yet.
     fn is_mostly_input(&self) -> bool {
-        let input = self.workers.iter().map(|worker| worker.kept.of(Owner::ClientInput).value()).sum::<i64>();
+        let of = |owner| self.workers.iter().map(move |worker| worker.kept.of(owner).value()).sum::<i64>();
+        let input = of(Owner::ClientInput) + of(Owner::Subscriptions);
         input.max(0) as usize > self.kept() / 2
     }
 

@@ -258,13 +258,14 @@ ProcessLimits, Process {
     at: "the remaining connections are closed and the proxy exits with 0";
 
     max_memory, "max-memory": size = "4GiB", "8MiB" ..= "1TiB",
-    what: "Bytes of all buffers: requests and replies of clients, held commands, requests and replies of nodes",
+    what: "Bytes of all buffers: requests and replies of clients, held commands, requests and replies of nodes, \
+           subscriptions",
     reason: "a quarter of a small machine of today; a container's limit should be twice as much and 64 MiB, since many clients \
              with large values that come and go leave as much again behind for a moment",
     metric: "slotmux_bound_used_ratio{bound=\"max_memory\"}",
     at: "the clients with the largest unread outputs are closed, or a node's unfinished reply that is twice the largest of \
-         them is dropped and its command gets an error; where unplanned inputs are most of the memory, or no output has \
-         64 KiB, the clients with the largest of those";
+         them is dropped and its command gets an error; where unplanned inputs and subscriptions are most of the memory, \
+         or no output has 64 KiB, the clients with the largest of those";
 
     max_clients, "max-clients": count = "10000", "1" ..= "1000000",
     what: "Client connections",

@@ -263,6 +263,8 @@ labelled! {
         LinkReplies = "link_replies",
         /// Messages that several subscribers have still to take.
         Messages = "messages",
+        /// What clients are subscribed to.
+        Subscriptions = "subscriptions",
     }
 }
 

@@ -18,6 +18,9 @@ use crate::net::NodeAddr;
 
 /// How often the connections are looked at while any is not as it is to be.
 const TICK: Duration = Duration::from_millis(20);
+/// The connections stay for so long when nobody watches any more: who watches next need not wait for a dial, and who
+/// comes and goes all the time costs none.
+const KEPT: Duration = Duration::from_secs(3);
 const MONITOR: &[u8] = b"*1\r\n$7\r\nMONITOR\r\n";
 /// More is not gathered before it is handed out.
 const MOST_GATHERED: usize = 64 * 1024;
@@ -46,6 +49,8 @@ struct State {
     views: HashMap<NodeAddr, View>,
     /// Nodes that could not be connected to.
     unreachable: Vec<NodeAddr>,
+    /// Since when nobody has watched, while connections are kept.
+    unwatched: Option<Instant>,
     /// What a node said against it.
     refusal: Option<Bytes>,
     last: u64,
@@ -116,12 +121,16 @@ impl Monitor {
         for event in self.events.take() {
             state.happened(event);
         }
-        let wanted: Vec<NodeAddr> = match state.watchers.is_empty() && state.waiting.is_empty() {
-            true => Vec::new(),
-            false => routes.primaries().cloned().collect(),
+        let is_watched = !state.watchers.is_empty() || !state.waiting.is_empty();
+        let is_kept = !is_watched && !state.views.is_empty();
+        state.unwatched = is_kept.then(|| state.unwatched.unwrap_or(now));
+        let until = state.unwatched.map(|since| since + KEPT).filter(|until| *until > now);
+        let wanted: Vec<NodeAddr> = match is_watched || until.is_some() {
+            true => routes.primaries().cloned().collect(),
+            false => Vec::new(),
         };
         for node in &wanted {
-            if !state.views.contains_key(node) {
+            if is_watched && !state.views.contains_key(node) {
                 self.open(&mut state, node, routes);
             }
         }
@@ -146,7 +155,8 @@ impl Monitor {
             error.iter().for_each(|error| watcher.begun(Some(error)));
             error.is_none()
         });
-        let next = (!all || !state.waiting.is_empty()).then(|| now + TICK);
+        let tries = is_watched && (!all || !state.waiting.is_empty());
+        let next = if tries { Some(now + TICK) } else { until };
         drop(state);
         left.iter().for_each(|link| link.retire());
         next

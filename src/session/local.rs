@@ -61,7 +61,7 @@ impl Client {
         }
         planner.protocol = self.protocol;
         if planner.state.subscriptions.is_some() {
-            planner.changed(local == Local::Reset);
+            return planner.changed(spec, local == Local::Reset, reply.into());
         }
         planner.answer(Some(spec), reply.into());
     }

@@ -38,6 +38,7 @@ mod scripts;
 mod slowlog;
 mod spin;
 mod subscribe;
+mod subscribing;
 mod survey;
 mod timeout;
 mod transaction;
@@ -65,6 +66,7 @@ pub use control::Control;
 use errand::Blocked;
 use pending::State;
 pub use scripts::Scripts;
+use subscribe::Leaving;
 use watching::Watch;
 pub use worker::Worker;
 
@@ -137,6 +139,14 @@ impl Receiver for Session {
 }
 
 impl Session {
+    /// Nothing more comes for the client; returns what the hub has to be told.
+    fn leave_state(&self) -> Leaving {
+        let mut state = self.state.borrow_mut();
+        let leaving = self.end_subscriptions(&mut state);
+        state.leave();
+        leaving
+    }
+
     /// Makes the session's task do something.
     fn order(&self, order: Order) {
         if order > self.order.get() {
@@ -223,9 +233,9 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
     drop((session.errand.take(), session.blocked.take(), session.watch.take()));
     let (held, _) = session.state.borrow().held();
     worker.backend.metrics.abandoned.add(held as u64 + u64::from(waits));
+    let leaving = session.leave_state();
+    session.forget(leaving).await;
     let mut state = session.state.borrow_mut();
-    session.end_subscriptions(&mut state);
-    state.leave();
     worker.count_held(&mut state);
     worker.count_kept(&mut state, 0);
     drop(state);

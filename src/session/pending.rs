@@ -23,6 +23,7 @@ pub(crate) struct Told {
     pub(crate) input: usize,
     pub(crate) output: usize,
     pub(crate) early: usize,
+    pub(crate) topics: usize,
 }
 
 /// What a session and its links share.

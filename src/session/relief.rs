@@ -19,6 +19,7 @@ struct Largest {
     output: usize,
     /// Whose it is if it is no client's output, but a reply that has not been read to its end.
     link: Option<Rc<Link>>,
+    /// With what it is subscribed to.
     input: usize,
 }
 
@@ -106,7 +107,8 @@ fn output_of(session: &Session) -> usize {
     session.state.borrow().freed()
 }
 
-/// Bytes that it sent and that are not planned yet.
+/// Bytes that it sent and that are not planned yet, and what it is subscribed to.
 fn input_of(session: &Session) -> usize {
-    session.state.borrow().kept_told.input
+    let kept = session.state.borrow().kept_told;
+    kept.input + kept.topics
 }

@@ -1,16 +1,16 @@
-//! SUBSCRIBE and its kin: what a client is subscribed to, and what it may do meanwhile.
+//! What a client is subscribed to, what it may do meanwhile, and what it is told.
 
 use std::collections::{HashSet, VecDeque};
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::{spawn_local, yield_now};
 
 use super::dispatch::Planner;
 use super::monitor::Monitoring;
 use super::pending::State;
+use super::subscribing::{CHUNK, Command};
 use super::{Order, Session};
-use crate::backend::{Reply, Ticket};
 use crate::command::{Listen, Local, Route, Spec};
 use crate::config::Gap;
 use crate::error::ErrorKind;
@@ -18,14 +18,24 @@ use crate::metrics::{Closed, Reached};
 use crate::protocol::{Args, Protocol, Topics, write};
 use crate::route::pubsub::{Messages, Subscriber};
 
+/// What a subscription takes of memory besides its name, here and in the hub, where nobody else has it.
+pub(super) const EACH: usize = 768;
+/// A table that has become much too large is made smaller, unless it is as small as this.
+const SMALL: usize = 1024;
+
+/// What the hub has to be told of a client that leaves.
+pub(super) type Leaving = Box<dyn Iterator<Item = (Topics, Bytes)>>;
+
 /// What a client is subscribed to.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     /// By [`Topics`].
     topics: [HashSet<Bytes>; 3],
+    /// What they take of memory.
+    bytes: usize,
     protocol: Protocol,
-    /// The one command that waits for nodes.
-    pending: Option<Command>,
+    /// The one command that is being carried out.
+    pub(super) pending: Option<Command>,
     /// Since when its output has exceeded `pubsub_output_soft`, or 0.
     soft_since: u64,
     pub(super) monitoring: Monitoring,
@@ -34,29 +44,33 @@ pub(crate) struct Subscriptions {
     late_bytes: usize,
 }
 
-/// A SUBSCRIBE or UNSUBSCRIBE, a step for each topic that it names.
-#[derive(Debug)]
-struct Command {
-    seq: u64,
-    kind: Topics,
-    subscribes: bool,
-    steps: Vec<Step>,
-    /// What is still to be settled, of all steps.
-    left: usize,
-}
-
-#[derive(Debug)]
-struct Step {
-    /// None where there is nothing to unsubscribe from.
-    name: Option<Bytes>,
-    /// How many subscriptions are left then; of a SUBSCRIBE it is counted later.
-    count: usize,
-    error: Option<Bytes>,
-}
-
 impl Subscriptions {
-    fn has(&self, kind: Topics, name: &[u8]) -> bool {
+    pub(super) fn has(&self, kind: Topics, name: &[u8]) -> bool {
         self.topics[kind as usize].contains(name)
+    }
+
+    pub(super) fn insert(&mut self, kind: Topics, name: Bytes) {
+        let bytes = name.len() + EACH;
+        self.bytes += if self.topics[kind as usize].insert(name) { bytes } else { 0 };
+    }
+
+    pub(super) fn remove(&mut self, kind: Topics, name: &[u8]) -> bool {
+        let topics = &mut self.topics[kind as usize];
+        let was = topics.remove(name);
+        self.bytes -= if was { name.len() + EACH } else { 0 };
+        if topics.capacity() > SMALL.max(8 * topics.len()) {
+            topics.shrink_to(2 * topics.len());
+        }
+        was
+    }
+
+    pub(super) fn names(&self, kind: Topics) -> impl Iterator<Item = &Bytes> {
+        self.topics[kind as usize].iter()
+    }
+
+    /// Bytes of memory that they take, in the hub too.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes + self.pending.as_ref().map_or(0, |command| command.bytes)
     }
 
     /// How many channels, patterns and channels of shards it is subscribed to.
@@ -65,7 +79,7 @@ impl Subscriptions {
     }
 
     /// As the replies count: channels of shards are counted alone.
-    fn count(&self, kind: Topics) -> usize {
+    pub(super) fn count(&self, kind: Topics) -> usize {
         let len = |kind: Topics| self.topics[kind as usize].len();
         match kind {
             Topics::Shards => len(Topics::Shards),
@@ -89,17 +103,6 @@ impl Subscriptions {
     /// The version of the protocol that the client speaks now.
     pub(super) fn speak(&mut self, protocol: Protocol) {
         self.protocol = protocol;
-    }
-}
-
-impl Command {
-    fn new(seq: u64, kind: Topics, subscribes: bool) -> Self {
-        Command { seq, kind, subscribes, steps: Vec::new(), left: 0 }
-    }
-
-    fn add(&mut self, name: Option<Bytes>, count: usize, waits: usize) {
-        self.steps.push(Step { name, count, error: None });
-        self.left += waits;
     }
 }
 
@@ -136,118 +139,51 @@ impl Planner<'_> {
         true
     }
 
-    /// SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE.
-    pub(super) fn subscribe(&mut self, kind: Topics, spec: &'static Spec, args: &Args<'_>) {
-        let subscriber: Rc<dyn Subscriber> = self.session.clone();
-        let hub = &self.session.worker.hub;
-        let (seq, protocol) = (self.state.next_seq(), self.protocol);
-        let own = self.state.subscriptions.get_or_insert_default();
-        own.speak(protocol);
-        let mut command = Command::new(seq, kind, true);
-        let mut asked = HashSet::new();
-        for name in args.iter().skip(1) {
-            let known = own.has(kind, name) || !asked.insert(name);
-            let waits = !known && !hub.subscribe(kind, name, &subscriber);
-            command.add(Some(Bytes::copy_from_slice(name)), 0, usize::from(waits));
-        }
-        self.begin(spec, command);
-    }
-
-    /// UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE.
-    pub(super) fn unsubscribe(&mut self, kind: Topics, spec: &'static Spec, args: &Args<'_>) {
-        let subscriber: Rc<dyn Subscriber> = self.session.clone();
-        let hub = &self.session.worker.hub;
-        let (seq, protocol) = (self.state.next_seq(), self.protocol);
-        let own = self.state.subscriptions.get_or_insert_default();
-        own.speak(protocol);
-        let names: Vec<Bytes> = match args.len() {
-            1 => own.topics[kind as usize].iter().cloned().collect(),
-            _ => args.iter().skip(1).map(Bytes::copy_from_slice).collect(),
-        };
-        let mut command = Command::new(seq, kind, false);
-        for name in names {
-            let was = own.topics[kind as usize].remove(&name);
-            let waits = if was { hub.unsubscribe(kind, &name, &subscriber) } else { 0 };
-            command.add(Some(name), own.count(kind), waits);
-        }
-        if command.steps.is_empty() {
-            command.add(None, own.count(kind), 0);
-        }
-        self.begin(spec, command);
-    }
-
-    fn begin(&mut self, spec: &'static Spec, command: Command) {
-        let waits = command.left > 0;
-        let seq = self.expect(spec, 0, 0);
-        if let Some(pending) = self.state.get(seq) {
-            // CLIENT REPLY does not concern what is a push.
-            pending.silent = false;
-        }
-        if let Some(own) = &mut self.state.subscriptions {
-            own.pending = Some(command);
-        }
-        if !waits {
-            self.session.finish(self.state);
-        }
-    }
-
-    /// HELLO or RESET may have changed how the client is to be told.
+    /// HELLO or RESET may have changed how the client is to be told, and answers this. RESET ends all subscriptions.
     #[cold]
-    pub(super) fn changed(&mut self, reset: bool) {
-        if reset {
-            self.session.end_subscriptions(self.state);
-        } else if let Some(own) = &mut self.state.subscriptions {
-            own.speak(self.protocol);
+    pub(super) fn changed(&mut self, spec: &'static Spec, reset: bool, reply: Bytes) {
+        if !reset {
+            let protocol = self.protocol;
+            self.state.subscriptions.iter_mut().for_each(|own| own.speak(protocol));
+            return self.answer(Some(spec), reply);
         }
+        let mut leaving = self.session.end_subscriptions(self.state);
+        if !self.session.forget_some(&mut leaving) {
+            return self.answer(Some(spec), reply);
+        }
+        let (session, seq) = (self.session.clone(), self.expect(spec, 0, 0));
+        spawn_local(async move {
+            session.forget(leaving).await;
+            let (backend, mut state) = (&session.worker.backend, session.state.borrow_mut());
+            state.settle(seq, Some(reply), backend.clock.tick(), &backend.metrics);
+            session.wakeup.wake();
+        });
     }
 }
 
 impl Session {
-    /// All that the command asked for is settled: answers it.
-    fn finish(&self, state: &mut State) {
-        let Some(own) = &mut state.subscriptions else { return };
-        let Some(command) = own.pending.take() else { return };
-        let Command { seq, kind, subscribes, steps, .. } = command;
-        let mut reply = Vec::new();
-        for Step { name, mut count, error } in steps {
-            if let Some(error) = error {
-                reply.extend_from_slice(&error);
-                continue;
-            }
-            let word = if subscribes { kind.subscribe() } else { kind.unsubscribe() };
-            if let (true, Some(name)) = (subscribes, &name) {
-                own.topics[kind as usize].insert(name.clone());
-                count = own.count(kind);
-            }
-            reply.extend_from_slice(if own.protocol == Protocol::Resp3 { b">3\r\n" } else { b"*3\r\n" });
-            write::bulk(&mut reply, word.as_bytes());
-            match &name {
-                Some(name) => write::bulk(&mut reply, name),
-                None => write::null(&mut reply, own.protocol),
-            }
-            write::integer(&mut reply, count as i64);
-        }
-        if own.is_empty() {
-            state.subscriptions = None;
-        }
-        let backend = &self.worker.backend;
-        let (ticket, now) = (Ticket { seq, part: 0 }, backend.clock.now());
-        state.complete(ticket, Reply::Large(reply.into()), now, &backend.metrics);
-    }
-
-    /// Ends all subscriptions: the client leaves, or resets its connection.
-    pub(super) fn end_subscriptions(&self, state: &mut State) {
-        let Some(own) = state.subscriptions.take() else { return };
+    /// Ends all subscriptions: the client leaves, or resets its connection. Returns what the hub has to be told.
+    pub(super) fn end_subscriptions(&self, state: &mut State) -> Leaving {
+        let Some(mut own) = state.subscriptions.take() else { return Box::new(std::iter::empty()) };
         if own.monitoring != Monitoring::No {
             self.worker.monitor.leave(self.id);
         }
-        let pending = own.pending.iter().filter(|command| command.subscribes);
-        let asked = pending.flat_map(|command| command.steps.iter().map(|step| (command.kind, &step.name)));
-        for (kind, name) in asked {
-            name.iter().for_each(|name| self.worker.hub.forget(kind, name, self.id));
-        }
-        for kind in Topics::ALL {
-            own.topics[kind as usize].iter().for_each(|name| self.worker.hub.forget(kind, name, self.id));
+        let asked = own.pending.take().map(Command::asked);
+        let topics = Topics::ALL.into_iter().zip(own.topics);
+        let all = topics.flat_map(|(kind, names)| names.into_iter().map(move |name| (kind, name)));
+        Box::new(asked.into_iter().flatten().chain(all))
+    }
+
+    /// Tells the hub of some; whether there may be more.
+    fn forget_some(&self, leaving: &mut Leaving) -> bool {
+        let hub = &self.worker.hub;
+        (0..CHUNK).all(|_| leaving.next().inspect(|(kind, name)| hub.forget(*kind, name, self.id)).is_some())
+    }
+
+    /// Tells the hub of all of them.
+    pub(super) async fn forget(&self, mut leaving: Leaving) {
+        while self.forget_some(&mut leaving) {
+            yield_now().await;
         }
     }
 
@@ -324,21 +260,8 @@ impl Subscriber for Session {
         self.tell(&mut state, protocol, messages);
     }
 
-    fn settled(&self, kind: Topics, name: &[u8], error: Option<&[u8]>) {
-        let mut state = self.state.borrow_mut();
-        let Some(command) = state.subscriptions.as_mut().and_then(|own| own.pending.as_mut()) else { return };
-        if command.kind != kind {
-            return;
-        }
-        if let Some(error) = error {
-            let same = command.steps.iter_mut().filter(|step| step.name.as_deref() == Some(name));
-            same.for_each(|step| step.error = Some(Bytes::copy_from_slice(error)));
-        }
-        command.left = command.left.saturating_sub(1);
-        if command.left == 0 {
-            self.finish(&mut state);
-            self.wakeup.wake();
-        }
+    fn settled(&self, kind: Topics, name: &[u8], error: Option<&Bytes>) {
+        self.topic_settled(kind, name, error);
     }
 
     fn missed(&self, for_good: bool) {

@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -167,6 +168,8 @@ impl Worker {
         loop {
             let next = self.hub.tend(&mut self.routes.borrow_mut());
             match next {
+                // There is more: others come first.
+                Some(next) if next <= Instant::now() => yield_now().await,
                 Some(next) => _ = timeout_at(next.into(), self.hub.wait()).await,
                 None => self.hub.wait().await,
             }
@@ -212,7 +215,8 @@ impl Worker {
     /// Keeps the account of a client's buffers, of which the input takes this much.
     #[inline]
     pub(super) fn count_kept(&self, state: &mut State, input: usize) {
-        let now = Told { input, output: state.out.memory(), early: state.early };
+        let topics = state.subscriptions.as_ref().map_or(0, |own| own.memory());
+        let now = Told { input, output: state.out.memory(), early: state.early, topics };
         if state.kept_told != now {
             self.tell_kept(state, now);
         }
@@ -223,7 +227,8 @@ impl Worker {
         memory.change(Owner::ClientInput, told.input, now.input);
         memory.change(Owner::ClientOutput, told.output, now.output);
         memory.change(Owner::EarlyReplies, told.early, now.early);
-        memory.raise(state.freed(), now.input);
+        memory.change(Owner::Subscriptions, told.topics, now.topics);
+        memory.raise(state.freed(), now.input + now.topics);
         memory.check();
     }
 

@@ -15,6 +15,9 @@ use crate::protocol::Topics;
 /// A worker remembers the corrections of so many channels.
 const REMEMBERED: usize = 1024;
 
+/// A table that has become much too large is made smaller, unless it is as small as this.
+const SMALL: usize = 1024;
+
 /// What all workers are subscribed to at one cluster. The lock is taken when somebody subscribes or leaves, and when
 /// a number is asked for after that.
 #[derive(Debug, Default)]
@@ -27,8 +30,8 @@ pub struct Counts {
 #[derive(Debug, Default)]
 struct Count {
     clients: i64,
-    /// The workers' connections that are subscribed, by node.
-    connections: HashMap<NodeAddr, i64>,
+    /// The workers' connections that are subscribed, by node: few.
+    connections: Vec<(NodeAddr, i64)>,
 }
 
 impl Counts {
@@ -41,19 +44,13 @@ impl Counts {
     pub(super) fn subscribed(&self, kind: Topics, name: &Bytes, clients: i64, nodes: &[&NodeAddr]) {
         self.change(kind, name, |count| {
             count.clients += clients;
-            nodes.iter().for_each(|node| *count.connections.entry((*node).clone()).or_default() += 1);
+            nodes.iter().for_each(|node| count.connect(node, 1));
         });
     }
 
     /// A connection to `node` is subscribed to a topic now, or not any more.
     pub(super) fn connections(&self, kind: Topics, name: &Bytes, node: &NodeAddr, change: i64) {
-        self.change(kind, name, |count| {
-            let connections = count.connections.entry(node.clone()).or_default();
-            *connections += change;
-            if *connections == 0 {
-                count.connections.remove(node);
-            }
-        });
+        self.change(kind, name, |count| count.connect(node, change));
     }
 
     fn change(&self, kind: Topics, name: &Bytes, change: impl FnOnce(&mut Count)) {
@@ -63,6 +60,9 @@ impl Counts {
         change(count);
         if count.clients == 0 && count.connections.is_empty() {
             topics.remove(name);
+            if topics.capacity() > SMALL.max(8 * topics.len()) {
+                topics.shrink_to(2 * topics.len());
+            }
         }
         self.version.fetch_add(1, Relaxed);
     }
@@ -75,7 +75,7 @@ impl Counts {
     pub(crate) fn beyond_all(&self, kind: Topics, name: &[u8]) -> i64 {
         let topics = self.lock();
         let count = topics[kind as usize].get(name);
-        count.map_or(0, |count| count.clients - count.connections.values().sum::<i64>())
+        count.map_or(0, |count| count.clients - count.connections.iter().map(|(_, count)| count).sum::<i64>())
     }
 
     /// What to add to the number of patterns that all nodes have together: each node counts a pattern once.
@@ -87,7 +87,7 @@ impl Counts {
     /// What to add to the number of receivers that `node` gave for a message.
     fn beyond(&self, kind: Topics, channel: &[u8], node: &NodeAddr) -> i64 {
         let topics = self.lock();
-        let of = |count: &Count| count.clients - count.connections.get(node).copied().unwrap_or_default();
+        let of = |count: &Count| count.clients - count.connections_to(node);
         let own = topics[kind as usize].get(channel).map_or(0, of);
         if kind == Topics::Shards {
             return own;
@@ -98,6 +98,22 @@ impl Counts {
 }
 
 impl Count {
+    fn connect(&mut self, node: &NodeAddr, change: i64) {
+        let at = self.connections.iter().position(|(known, _)| known == node).unwrap_or_else(|| {
+            self.connections.reserve_exact(1);
+            self.connections.push((node.clone(), 0));
+            self.connections.len() - 1
+        });
+        self.connections[at].1 += change;
+        if self.connections[at].1 == 0 {
+            self.connections.remove(at);
+        }
+    }
+
+    fn connections_to(&self, node: &NodeAddr) -> i64 {
+        self.connections.iter().find(|(known, _)| known == node).map_or(0, |(_, count)| *count)
+    }
+
     fn beyond_unique(&self) -> i64 {
         i64::from(self.clients > 0) - self.connections.len() as i64
     }

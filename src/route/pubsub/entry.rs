@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Subscriber;
+use super::agenda::Topic;
 use super::handover::{Handover, Side};
 use crate::command::glob;
 use crate::net::NodeAddr;
@@ -40,12 +41,6 @@ pub(super) enum Phase {
     Leaving,
 }
 
-/// Who waits for a subscription, and for how long.
-pub(super) struct Waiting {
-    pub(super) subscriber: Rc<dyn Subscriber>,
-    pub(super) until: Instant,
-}
-
 /// One topic.
 pub(super) struct Entry {
     pub(super) kind: Topics,
@@ -54,19 +49,19 @@ pub(super) struct Entry {
     /// Whether keyspace notifications may come on it: then it is subscribed at every primary.
     pub(super) spread: bool,
     pub(super) subscribers: HashMap<u64, Rc<dyn Subscriber>>,
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: HashMap<u64, Rc<dyn Subscriber>>,
     pub(super) sources: Vec<Source>,
     /// The node whose plain messages count: every node has them.
     pub(super) home: Option<NodeAddr>,
     pub(super) handover: Option<Box<Handover>>,
     /// Whether it is subscribed wherever it is to be.
     pub(super) up: bool,
-    /// Nodes at which it could not be subscribed.
-    pub(super) unreachable: Vec<NodeAddr>,
     /// The last thing that the cluster said against it.
     pub(super) trouble: Option<Bytes>,
     /// Since when messages may be missed.
     pub(super) lost_since: Option<Instant>,
+    /// When it is looked at if nothing happens until then.
+    pub(super) alarm: Option<Instant>,
 }
 
 impl Entry {
@@ -82,14 +77,14 @@ impl Entry {
             name,
             spread,
             subscribers: HashMap::new(),
-            waiting: Vec::new(),
+            waiting: HashMap::new(),
             sources: Vec::new(),
             home: None,
             handover: None,
             up: false,
-            unreachable: Vec::new(),
             trouble: None,
             lost_since: None,
+            alarm: None,
         }
     }
 
@@ -121,10 +116,16 @@ impl Entry {
         self.source_at(node).is_some_and(|source| source.confirmed)
     }
 
-    pub(super) fn note_unreachable(&mut self, node: &NodeAddr) {
-        if !self.unreachable.contains(node) {
-            self.unreachable.push(node.clone());
-        }
+    pub(super) fn topic(&self) -> Topic {
+        (self.kind, self.name.clone())
+    }
+
+    /// The next time at which something becomes of it by itself.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        let handover = self.handover.as_ref().and_then(|handover| handover.next());
+        let late = |since| self.subscribers.values().map(move |subscriber| since + subscriber.patience());
+        let times = self.lost_since.into_iter().flat_map(late).chain(handover);
+        times.filter(|time| *time > now).min()
     }
 
     /// Whether nobody wants it any more.

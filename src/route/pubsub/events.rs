@@ -1,11 +1,11 @@
 //! What becomes of topics when something happens on a connection.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::entry::Entry;
+use super::agenda::Lack;
+use super::entry::{Entry, Source};
 use super::wire::Event;
 use super::{Hub, Op, State, What};
 use crate::net::NodeAddr;
@@ -18,9 +18,10 @@ impl Hub {
     pub(super) fn happened(&self, state: &mut State, event: Event, routes: &mut Routes, now: Instant) {
         match event {
             Event::Answered { op, error } => {
-                if let Some(what) = state.ops.remove(&op) {
-                    self.answered(state, op, what, error, routes);
-                }
+                let Some(what) = state.ops.remove(&op) else { return };
+                state.unreachable.remove(&what.node);
+                state.agenda.is_there(&Lack::Connection(what.node.clone()));
+                self.answered(state, op, what, error, routes, now);
             }
             Event::Unanswered { op } => {
                 let Some(what) = state.ops.remove(&op) else { return };
@@ -28,12 +29,8 @@ impl Hub {
                     return self.left(&what);
                 }
                 let Some(entry) = state.topics[what.kind as usize].get_mut(&what.name) else { return };
-                let before = entry.sources.len();
                 entry.sources.retain(|source| source.op != op);
-                if entry.sources.len() < before {
-                    entry.note_unreachable(&what.node);
-                    state.busy.insert((what.kind, what.name));
-                }
+                state.agenda.push(entry.topic());
             }
             Event::Dropped { line, name } => {
                 let Some(entry) = state.topics[Topics::Shards as usize].get_mut(&name) else { return };
@@ -45,35 +42,62 @@ impl Hub {
                 if entry.home.as_ref() == Some(&source.node) {
                     self.turn(entry, false);
                 }
+                state.agenda.push(entry.topic());
+                state.not_used(&source.node, line);
                 routes.refresh(Cause::Redirect, Some(&source.node));
-                state.busy.insert((Topics::Shards, name));
             }
-            Event::Ended { line, node } => self.ended(state, line, &node, routes, now),
+            Event::Ended { line, node, opened } => {
+                let ended = state.lines.get(&node).is_some_and(|there| there.id == line);
+                let used = if ended { state.lines.remove(&node).map_or(0, |line| line.uses) } else { 0 };
+                if !opened {
+                    state.agenda.retry(Lack::Connection(node), Some(now));
+                } else if used > 0 || !ended {
+                    state.agenda.look_at_all();
+                    routes.refresh(Cause::Connection, None);
+                }
+            }
         }
     }
 
-    fn answered(&self, state: &mut State, op: u64, what: Op, error: Option<Bytes>, routes: &mut Routes) {
+    fn answered(
+        &self,
+        state: &mut State,
+        op: u64,
+        what: Op,
+        error: Option<Bytes>,
+        routes: &mut Routes,
+        now: Instant,
+    ) {
         if let What::Leave(..) = what.what {
+            state.not_used(&what.node, what.line);
             return self.left(&what);
         }
-        let Op { kind, name, node, .. } = what;
+        let Op { kind, name, node, line, .. } = what;
         let Some(entry) = state.topics[kind as usize].get_mut(&name) else { return };
         let Some(at) = entry.sources.iter().position(|source| source.op == op) else { return };
-        state.busy.insert((kind, name));
         let Some(error) = error else {
             entry.sources[at].confirmed = true;
-            entry.unreachable.retain(|unreachable| *unreachable != node);
-            return;
+            if entry.trouble.take().is_some() {
+                state.agenda.is_there(&Lack::Consent(node));
+            }
+            return state.agenda.push((kind, name));
         };
         entry.sources.remove(at);
+        let tables = routes.version();
         match Signal::parse(&error, &node) {
-            Some(Signal::Moved { slot, to }) => {
-                routes.moved(slot, &to, &node);
-            }
+            Some(Signal::Moved { slot, to }) => _ = routes.moved(slot, &to, &node),
             Some(_) => routes.refresh(Cause::Uncovered, Some(&node)),
-            None => return self.refuse(entry, &error),
+            None => self.refuse(entry, &error),
         }
-        entry.trouble = Some(error);
+        if Signal::parse(&error, &node).is_some() {
+            entry.trouble = Some(error);
+        }
+        if entry.trouble.is_some() && tables == routes.version() {
+            state.agenda.wait(Lack::Consent(node.clone()), (kind, name), now);
+        } else {
+            state.agenda.push((kind, name));
+        }
+        state.not_used(&node, line);
     }
 
     /// A node has ended a subscription that was to be ended.
@@ -87,17 +111,12 @@ impl Hub {
         }
     }
 
-    fn ended(&self, state: &mut State, line: u64, node: &NodeAddr, routes: &Routes, now: Instant) {
-        if state.lines.get(node).is_some_and(|there| there.id == line) {
-            state.lines.remove(node);
-        }
-        let State { topics, busy, .. } = state;
-        let mut lost = false;
-        for entry in topics.iter_mut().flat_map(HashMap::values_mut) {
-            let Some(at) = entry.sources.iter().position(|source| source.line == line) else { continue };
-            let source = entry.sources.remove(at);
-            lost = true;
-            busy.insert((entry.kind, entry.name.clone()));
+    /// Takes out of a topic the connections that have ended.
+    pub(super) fn lose(&self, state: &State, entry: &mut Entry, now: Instant) {
+        let is_gone =
+            |source: &mut Source| state.lines.get(&source.node).is_none_or(|line| line.id != source.line);
+        let lost: Vec<Source> = entry.sources.extract_if(.., is_gone).collect();
+        for source in lost {
             if source.counted {
                 self.count_out(entry, &source);
             }
@@ -110,17 +129,23 @@ impl Hub {
                 handover.lost(&source.node, now);
             }
         }
-        if lost {
-            routes.refresh(Cause::Connection, None);
-        }
     }
 
     /// The cluster does not want it: nobody is subscribed.
-    fn refuse(&self, entry: &mut Entry, error: &[u8]) {
-        for waiting in std::mem::take(&mut entry.waiting) {
-            waiting.subscriber.settled(entry.kind, &entry.name, Some(error));
+    fn refuse(&self, entry: &mut Entry, error: &Bytes) {
+        for subscriber in std::mem::take(&mut entry.waiting).into_values() {
+            subscriber.settled(entry.kind, &entry.name, Some(error));
         }
         self.turn(entry, false);
         entry.subscribers.values().for_each(|subscriber| subscriber.missed(true));
+    }
+}
+
+impl State {
+    /// A topic is not subscribed on this connection any more.
+    fn not_used(&mut self, node: &NodeAddr, line: u64) {
+        if let Some(there) = self.lines.get_mut(node).filter(|there| there.id == line) {
+            there.uses = there.uses.saturating_sub(1);
+        }
     }
 }

@@ -122,6 +122,19 @@ impl Handover {
         }
     }
 
+    /// When it goes on by itself.
+    pub(super) fn next(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Begun(since) => Some(since + PRELUDE),
+            Stage::Both(since) | Stage::Over(since) => Some(since + OVERLAP),
+        }
+    }
+
+    /// Whether more is held than may be.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.stage, Stage::Both(_)) && self.held_bytes > MOST_HELD
+    }
+
     /// From now on only the new connection counts; what is to be delivered now.
     pub(super) fn cut(&mut self, now: Instant) -> VecDeque<(u64, Bytes)> {
         self.stage = Stage::Over(now);

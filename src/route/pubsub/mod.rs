@@ -4,6 +4,7 @@
 //! its slot's owner, where PUBLISH goes too, so that its messages keep their order. The hub knows topics and
 //! [`Subscriber`]s, not sessions. What happens on a link is only noted; [`Hub::tend`], its own task's turn, acts on it.
 
+mod agenda;
 mod counts;
 mod entry;
 mod events;
@@ -14,21 +15,23 @@ mod upkeep;
 mod wire;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::backend::Backend;
+use crate::error::ClientError;
 use crate::net::NodeAddr;
 use crate::protocol::{Push, Topics};
 
+use agenda::Agenda;
 pub use counts::{Counts, Receivers};
-use entry::{Entry, Waiting};
+use entry::Entry;
 pub(super) use messages::Batch;
 pub use messages::Messages;
 use wire::{Event, Line};
@@ -41,14 +44,14 @@ pub trait Subscriber {
     /// Its number, unique in the process.
     fn id(&self) -> u64;
 
-    /// How long it waits for a subscription, and for one that was lost to come back.
+    /// How long it waits for a subscription that was lost to come back.
     fn patience(&self) -> Duration;
 
     /// Messages of a topic.
     fn take(&self, kind: Topics, name: &[u8], messages: &Messages<'_>);
 
     /// What it waited for is there, a subscription or its end, or the error why not.
-    fn settled(&self, kind: Topics, name: &[u8], error: Option<&[u8]>);
+    fn settled(&self, kind: Topics, name: &[u8], error: Option<&Bytes>);
 
     /// Messages may have been missed; `for_good` if the subscription does not come back.
     fn missed(&self, for_good: bool);
@@ -60,7 +63,7 @@ pub struct Hub {
     receivers: Receivers,
     state: RefCell<State>,
     /// What has happened on links since the last turn.
-    events: RefCell<Vec<Event>>,
+    events: RefCell<VecDeque<Event>>,
     notify: Notify,
 }
 
@@ -73,8 +76,10 @@ struct State {
     ops: HashMap<u64, Op>,
     /// Numbers commands and lines; 0 is none.
     last: u64,
-    /// Topics that are not as they are to be.
-    busy: HashSet<(Topics, Bytes)>,
+    /// Topics that are not as they are to be, or may not be.
+    agenda: Agenda,
+    /// Nodes that the last try to connect to has failed for.
+    unreachable: HashSet<NodeAddr>,
     /// The routes' version that they were subscribed by.
     version: u64,
     batch: Batch,
@@ -85,6 +90,7 @@ struct Op {
     kind: Topics,
     name: Bytes,
     node: NodeAddr,
+    line: u64,
     what: What,
 }
 
@@ -118,58 +124,76 @@ impl Hub {
         &self.receivers
     }
 
-    /// Subscribes to a topic. True if that is done; otherwise [`Subscriber::settled`] says when it is, or why not.
-    pub fn subscribe(&self, kind: Topics, name: &[u8], subscriber: &Rc<dyn Subscriber>) -> bool {
+    /// Subscribes to a topic. True if [`Subscriber::settled`] will say when that is done, or why not; otherwise it is
+    /// done, or has been asked for before.
+    pub fn subscribe(&self, kind: Topics, name: &Bytes, subscriber: &Rc<dyn Subscriber>) -> bool {
         let mut state = self.state.borrow_mut();
-        let topics = &mut state.topics[kind as usize];
-        if !topics.contains_key(name) {
-            let name = Bytes::copy_from_slice(name);
-            topics.insert(name.clone(), Entry::new(kind, name));
-        }
-        let Some(entry) = topics.get_mut(name) else { return false };
+        let State { topics, agenda, .. } = &mut *state;
+        let entry = topics[kind as usize].entry(name.clone());
+        let entry = entry.or_insert_with_key(|name| Entry::new(kind, name.clone()));
         if entry.up {
-            self.receivers.counts().clients(kind, &entry.name, 1);
-            entry.subscribers.insert(subscriber.id(), subscriber.clone());
-            return true;
+            if entry.subscribers.insert(subscriber.id(), subscriber.clone()).is_none() {
+                self.receivers.counts().clients(kind, &entry.name, 1);
+            }
+            return false;
         }
-        let until = Instant::now() + subscriber.patience();
-        entry.waiting.push(Waiting { subscriber: subscriber.clone(), until });
-        let topic = (kind, entry.name.clone());
-        state.busy.insert(topic);
+        agenda.push(entry.topic());
         self.notify.notify_one();
-        false
+        entry.waiting.insert(subscriber.id(), subscriber.clone()).is_none()
+    }
+
+    /// Somebody does not wait for a topic any more: what the cluster says against it, if it has waited till now.
+    pub fn give_up(&self, kind: Topics, name: &Bytes, subscriber: u64) -> Option<Bytes> {
+        let mut state = self.state.borrow_mut();
+        let entry = state.topics[kind as usize].get_mut(name)?;
+        entry.waiting.remove(&subscriber)?;
+        let own = || ClientError::ClusterDown { reason: "Hash slot not served".into() }.reply().into();
+        let error = entry.trouble.clone().unwrap_or_else(own);
+        if entry.is_abandoned() {
+            self.end(&mut state, kind, name, None);
+        }
+        Some(error)
     }
 
     /// Ends a subscription; no more messages come. How often [`Subscriber::settled`] will be called until no node
     /// has it any more.
-    pub fn unsubscribe(&self, kind: Topics, name: &[u8], subscriber: &Rc<dyn Subscriber>) -> usize {
+    pub fn unsubscribe(&self, kind: Topics, name: &Bytes, subscriber: &Rc<dyn Subscriber>) -> usize {
         let mut state = self.state.borrow_mut();
         if !self.remove(&mut state, kind, name, subscriber.id()) {
             return 0;
         }
-        state.topics[kind as usize]
-            .remove(name)
-            .map_or(0, |mut entry| self.leave_all(&mut state, &mut entry, Some(subscriber)))
+        self.end(&mut state, kind, name, Some(subscriber))
     }
 
     /// Ends a subscription, or the waiting for one, of a subscriber that is not there any more.
-    pub fn forget(&self, kind: Topics, name: &[u8], subscriber: u64) {
+    pub fn forget(&self, kind: Topics, name: &Bytes, subscriber: u64) {
         let mut state = self.state.borrow_mut();
-        if self.remove(&mut state, kind, name, subscriber)
-            && let Some(mut entry) = state.topics[kind as usize].remove(name)
-        {
-            self.leave_all(&mut state, &mut entry, None);
+        if self.remove(&mut state, kind, name, subscriber) {
+            self.end(&mut state, kind, name, None);
         }
     }
 
     /// Takes somebody out of a topic; true if nobody is left.
-    fn remove(&self, state: &mut State, kind: Topics, name: &[u8], subscriber: u64) -> bool {
+    fn remove(&self, state: &mut State, kind: Topics, name: &Bytes, subscriber: u64) -> bool {
         let Some(entry) = state.topics[kind as usize].get_mut(name) else { return false };
         if entry.subscribers.remove(&subscriber).is_some() && entry.up {
             self.receivers.counts().clients(kind, &entry.name, -1);
         }
-        entry.waiting.retain(|waiting| waiting.subscriber.id() != subscriber);
+        entry.waiting.remove(&subscriber);
         entry.is_abandoned()
+    }
+
+    /// Nobody wants a topic any more; how many nodes were told.
+    fn end(
+        &self,
+        state: &mut State,
+        kind: Topics,
+        name: &Bytes,
+        subscriber: Option<&Rc<dyn Subscriber>>,
+    ) -> usize {
+        let Some(mut entry) = state.topics[kind as usize].remove(name) else { return 0 };
+        state.agenda.forget(&entry.topic());
+        self.leave_all(state, &mut entry, subscriber)
     }
 
     /// A topic is subscribed, or not any more. Its subscribers count only while it is: nobody else receives anything.
@@ -207,11 +231,14 @@ impl Hub {
     /// A node has sent a message.
     fn message(&self, line: u64, push: &Push<'_>, frame: &[u8]) {
         let mut state = self.state.borrow_mut();
-        let State { topics, batch, .. } = &mut *state;
+        let State { topics, batch, agenda, .. } = &mut *state;
         let Some(entry) = topics[push.kind as usize].get_mut(push.topic) else { return };
         if entry.accepts(line, push.channel, frame) {
             let name = entry.name.clone();
             self.gather(topics, batch, push.kind, &name, frame);
+        } else if entry.handover.as_ref().is_some_and(|handover| handover.is_full()) {
+            agenda.push(entry.topic());
+            self.notify.notify_one();
         }
     }
 

@@ -1,8 +1,10 @@
 //! Subscribing a topic at a node, and leaving it there.
 
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use super::agenda::Lack;
 use super::entry::{Entry, Phase, Source};
 use super::wire::{Line, Wire};
 use super::{Hub, Op, State, Subscriber, What};
@@ -12,40 +14,74 @@ use crate::protocol::write;
 use crate::route::Routes;
 use crate::topology::Cause;
 
+/// A node is not tried again before.
+const SHORTEST: Duration = Duration::from_millis(20);
+
 impl Hub {
-    /// Subscribes a topic at a node, if that may be connected to.
+    /// Subscribes a topic at a node, or lets it wait until that can be connected to.
     pub(super) fn ask(
         self: &Rc<Self>,
         state: &mut State,
         entry: &mut Entry,
         node: &NodeAddr,
         routes: &mut Routes,
+        now: Instant,
     ) {
-        if !state.lines.get(node).is_some_and(|line| line.link.takes_commands()) {
-            state.last += 1;
-            let wire = Rc::new(Wire { hub: self.clone(), node: node.clone(), line: state.last });
-            match routes.node(node).map(|node| node.listen(wire.clone())) {
-                Some(Ok(link)) => {
-                    state.lines.insert(node.clone(), Line { id: state.last, link, wire });
-                }
-                Some(Err(down)) if down.since.is_none() => return,
-                _ => {
-                    // Another node may take its place at any time.
-                    routes.refresh(Cause::Connection, None);
-                    return entry.note_unreachable(node);
-                }
-            }
-        }
-        let Some(line) = state.lines.get(node) else { return };
+        let is_there = match state.lines.get(node).map(|line| &line.link) {
+            Some(link) if link.takes_commands() => link.is_up(),
+            _ => self.connect(state, node, routes, now),
+        };
+        let Some(line) = state.lines.get_mut(node).filter(|_| is_there) else {
+            // Of those that wait for a connection one alone is sent on it, so that only that one comes back.
+            return state.agenda.wait(Lack::Connection(node.clone()), entry.topic(), now);
+        };
         state.last += 1;
         let (op, phase) =
             (state.last, if entry.handover.is_some() { Phase::Arriving } else { Phase::Steady });
         send(line, op, entry.kind.subscribe(), &entry.name);
+        line.uses += 1;
         let source =
             Source { node: node.clone(), line: line.id, op, confirmed: false, counted: false, phase };
+        entry.sources.reserve_exact(1);
         entry.sources.push(source);
         let (kind, name) = (entry.kind, entry.name.clone());
-        state.ops.insert(op, Op { kind, name, node: node.clone(), what: What::Subscribe });
+        state.ops.insert(op, Op { kind, name, node: node.clone(), line: line.id, what: What::Subscribe });
+    }
+
+    /// Begins to connect to a node. False if that is not to be done now.
+    fn connect(
+        self: &Rc<Self>,
+        state: &mut State,
+        node: &NodeAddr,
+        routes: &mut Routes,
+        now: Instant,
+    ) -> bool {
+        let lack = Lack::Connection(node.clone());
+        if state.agenda.is_early(&lack, now) {
+            return false;
+        }
+        state.last += 1;
+        let (hub, line, opened) = (self.clone(), state.last, Cell::new(false));
+        let wire = Rc::new(Wire { hub, node: node.clone(), line, opened });
+        let down = match routes.node(node).map(|node| node.listen(wire.clone())) {
+            Some(Ok(link)) => {
+                state.lines.insert(node.clone(), Line { id: line, link, wire, uses: 0 });
+                state.agenda.retry(lack, None);
+                return true;
+            }
+            Some(Err(down)) => Some(down),
+            None => None,
+        };
+        let until = down.map_or(now, |down| down.until).max(now + SHORTEST);
+        state.agenda.retry(lack.clone(), Some(until));
+        if down.is_none_or(|down| down.since.is_some()) {
+            // Another node may take its place at any time.
+            routes.refresh(Cause::Connection, None);
+            if state.unreachable.insert(node.clone()) {
+                state.agenda.release(&lack);
+            }
+        }
+        false
     }
 
     pub(super) fn leave_others(&self, state: &mut State, entry: &mut Entry, wanted: &[NodeAddr]) {
@@ -90,7 +126,7 @@ impl Hub {
         send(line, state.last, entry.kind.unsubscribe(), &entry.name);
         let what = What::Leave(subscriber.cloned(), source.counted);
         let (kind, name, node) = (entry.kind, entry.name.clone(), source.node.clone());
-        state.ops.insert(state.last, Op { kind, name, node, what });
+        state.ops.insert(state.last, Op { kind, name, node, line: source.line, what });
         true
     }
 
@@ -101,13 +137,7 @@ impl Hub {
 
     /// The connections to nodes that are no primaries any more, and that nothing is subscribed on.
     pub(super) fn take_unused(&self, state: &mut State, routes: &Routes) -> Vec<Rc<Link>> {
-        let State { lines, topics, ops, .. } = state;
-        let uses = |line: u64, node: &NodeAddr| {
-            let entries = topics.iter().flat_map(HashMap::values);
-            entries.flat_map(|entry| &entry.sources).any(|source| source.line == line)
-                || ops.values().any(|op| op.node == *node)
-        };
-        let unused = lines.extract_if(|node, line| !routes.is_primary(node) && !uses(line.id, node));
+        let unused = state.lines.extract_if(|node, line| line.uses == 0 && !routes.is_primary(node));
         unused.map(|(_, line)| line.link).collect()
     }
 }

@@ -1,60 +1,96 @@
 //! What the hub does in its own turns: subscribes each topic where it belongs, lets it go over when that changes, and
 //! tells those who wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::agenda::Lack;
 use super::entry::{Entry, Phase};
 use super::handover::Handover;
+use super::wire::Event;
 use super::{Hub, State};
-use crate::error::ClientError;
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
 use crate::route::Routes;
 use crate::topology::Cause;
 
-/// How often topics are looked at that are not as they are to be.
-const TICK: Duration = Duration::from_millis(20);
+/// So many events and topics are looked at before others run.
+const TURN: usize = 1000;
+/// A table that has become much too large is made smaller, unless it is as small as this.
+const SMALL: usize = 1024;
 
 impl Hub {
-    /// One turn. Returns when the next one is due, if anything is left to do by then.
+    /// One turn. Returns when the next one is due, if anything is left to do by then: at once if that is not later
+    /// than now.
     pub fn tend(self: &Rc<Self>, routes: &mut Routes) -> Option<Instant> {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
-        for event in self.events.take() {
+        let mut steps = 0;
+        while steps < TURN
+            && let Some(event) = self.next_event()
+        {
             self.happened(&mut state, event, routes, now);
+            steps += 1;
         }
-        if std::mem::replace(&mut state.version, routes.version()) != routes.version() {
-            let State { topics, busy, .. } = &mut *state;
-            for entry in topics.iter_mut().flat_map(HashMap::values_mut) {
-                entry.unreachable.clear();
-                busy.insert((entry.kind, entry.name.clone()));
-            }
+        let State { agenda, topics, version, .. } = &mut *state;
+        if std::mem::replace(version, routes.version()) != routes.version() {
+            agenda.look_at_all();
         }
-        for (kind, name) in std::mem::take(&mut state.busy) {
-            let Some(mut entry) = state.topics[kind as usize].remove(&name) else { continue };
-            let held = self.settle(&mut state, &mut entry, routes, now);
-            if entry.is_abandoned() {
-                self.leave_all(&mut state, &mut entry, None);
-                continue;
-            }
-            state.topics[kind as usize].insert(name.clone(), entry);
-            let State { topics, batch, .. } = &mut *state;
-            held.iter().for_each(|frame| self.gather(topics, batch, kind, &name, frame));
-            self.hand_out(topics, batch);
+        agenda.begin(now, TURN, || topics.iter().flat_map(HashMap::values).map(Entry::topic).collect());
+        while steps < TURN
+            && let Some((kind, name)) = state.agenda.next()
+        {
+            self.look_at(&mut state, kind, &name, routes, now);
+            steps += 1;
         }
-        let next = (!state.busy.is_empty()).then(|| now + TICK);
+        let next = if self.events.borrow().is_empty() { state.agenda.due(now) } else { Some(now) };
         let unused = self.take_unused(&mut state, routes);
+        if next.is_none_or(|next| next > now) {
+            state.shrink();
+        }
         drop(state);
         unused.iter().for_each(|link| link.retire());
         next
     }
 
-    /// Brings a topic nearer to where it is to be, and notes if that needs another turn. What was held and is to be
-    /// delivered now.
+    fn next_event(&self) -> Option<Event> {
+        self.events.borrow_mut().pop_front()
+    }
+
+    fn look_at(
+        self: &Rc<Self>,
+        state: &mut State,
+        kind: Topics,
+        name: &Bytes,
+        routes: &mut Routes,
+        now: Instant,
+    ) {
+        let Some(mut entry) = state.topics[kind as usize].remove(name) else { return };
+        self.lose(state, &mut entry, now);
+        give_up_lost(&entry, now);
+        let held =
+            if entry.is_abandoned() { Vec::new() } else { self.settle(state, &mut entry, routes, now) };
+        if entry.is_abandoned() {
+            state.agenda.forget(&entry.topic());
+            self.leave_all(state, &mut entry, None);
+            return;
+        }
+        if let Some(next) = entry.next(now)
+            && entry.alarm.is_none_or(|alarm| alarm <= now || next < alarm)
+        {
+            entry.alarm = Some(next);
+            state.agenda.at(next, entry.topic());
+        }
+        state.topics[kind as usize].insert(name.clone(), entry);
+        let State { topics, batch, .. } = &mut *state;
+        held.iter().for_each(|frame| self.gather(topics, batch, kind, name, frame));
+        self.hand_out(topics, batch);
+    }
+
+    /// Brings a topic nearer to where it is to be. What was held and is to be delivered now.
     fn settle(
         self: &Rc<Self>,
         state: &mut State,
@@ -62,15 +98,10 @@ impl Hub {
         routes: &mut Routes,
         now: Instant,
     ) -> Vec<Bytes> {
-        give_up_waiting(entry, now);
         let mut held = Vec::new();
-        if entry.is_abandoned() {
-            return held;
-        }
-        let again = (entry.kind, entry.name.clone());
-        let Some(home) = home_of(entry, routes) else {
+        let Some(home) = home_of(entry, routes, &state.unreachable) else {
             routes.refresh(Cause::Uncovered, None);
-            state.busy.insert(again);
+            state.agenda.wait(Lack::Owner, entry.topic(), now);
             return held;
         };
         let mut wanted = vec![home.clone()];
@@ -81,15 +112,14 @@ impl Hub {
         let may_ask = entry.handover.as_ref().is_none_or(|handover| handover.may_ask(now));
         for node in &wanted {
             if entry.source_at(node).is_none() && may_ask {
-                self.ask(state, entry, node, routes);
+                self.ask(state, entry, node, routes, now);
             }
         }
+        let unreachable = &state.unreachable;
         let there = |entry: &Entry| {
-            let is_there = |node| entry.is_at(node) || entry.unreachable.contains(node);
+            let is_there = |node| entry.is_at(node) || unreachable.contains(node);
             entry.is_at(&home) && wanted.iter().all(is_there)
         };
-        // It may be wanted elsewhere by now.
-        let moved = entry.handover.is_some();
         if let Some(handover) = &mut entry.handover {
             // The borrow of the entry's other parts.
             let mut handover = std::mem::replace(handover, Box::new(Handover::new(None, home.clone(), now)));
@@ -101,41 +131,57 @@ impl Hub {
                 entry.home = Some(handover.to.clone());
             }
             let over = handover.is_over(now);
+            if over {
+                // It may be wanted elsewhere by now.
+                state.agenda.push(entry.topic());
+            }
             entry.handover = (!over).then_some(handover);
         }
         if entry.handover.is_none() {
             entry.sources.iter_mut().for_each(|source| source.phase = Phase::Steady);
         }
+        let up = entry.up || there(entry);
         let stays = entry.handover.as_ref().is_some_and(|handover| !handover.is_cut());
         if !stays && (!entry.up || entry.is_at(&home)) {
             self.leave_others(state, entry, &wanted);
         }
-        let up = entry.up || there(entry);
         self.turn(entry, up);
         if up {
             (entry.lost_since, entry.trouble) = (None, None);
             self.admit(entry);
-        }
-        let whole = entry.up && !moved && wanted.iter().all(|node| entry.is_at(node));
-        if !whole {
-            state.busy.insert(again);
         }
         held
     }
 
     /// Those who wait are subscribed now.
     fn admit(&self, entry: &mut Entry) {
-        for waiting in std::mem::take(&mut entry.waiting) {
-            let subscriber = waiting.subscriber;
-            self.receivers.counts().clients(entry.kind, &entry.name, 1);
-            entry.subscribers.insert(subscriber.id(), subscriber.clone());
+        let clients = entry.waiting.len() as i64;
+        if clients > 0 {
+            self.receivers.counts().clients(entry.kind, &entry.name, clients);
+        }
+        for (id, subscriber) in std::mem::take(&mut entry.waiting) {
+            entry.subscribers.insert(id, subscriber.clone());
             subscriber.settled(entry.kind, &entry.name, None);
         }
     }
 }
 
+impl State {
+    /// Gives back memory after many have left.
+    fn shrink(&mut self) {
+        for topics in &mut self.topics {
+            if topics.capacity() > SMALL.max(8 * topics.len()) {
+                topics.shrink_to(2 * topics.len());
+            }
+        }
+        if self.ops.capacity() > SMALL.max(8 * self.ops.len()) {
+            self.ops.shrink_to(2 * self.ops.len());
+        }
+    }
+}
+
 /// Where a topic's messages are to come from.
-fn home_of(entry: &Entry, routes: &Routes) -> Option<NodeAddr> {
+fn home_of(entry: &Entry, routes: &Routes, unreachable: &HashSet<NodeAddr>) -> Option<NodeAddr> {
     // One move after the other.
     if let Some(handover) = entry.handover.as_ref().filter(|handover| handover.is_cut()) {
         return Some(handover.to.clone());
@@ -150,7 +196,7 @@ fn home_of(entry: &Entry, routes: &Routes) -> Option<NodeAddr> {
         .iter()
         .chain(owner)
         .chain(routes.primaries())
-        .filter(|node| routes.is_primary(node) && !entry.unreachable.contains(node));
+        .filter(|node| routes.is_primary(node) && !unreachable.contains(node));
     good.next().or(owner).cloned()
 }
 
@@ -176,20 +222,10 @@ fn begin_handover(entry: &mut Entry, home: &NodeAddr, wanted: &[NodeAddr], now: 
     }
 }
 
-/// Tells those who have waited for too long.
-fn give_up_waiting(entry: &mut Entry, now: Instant) {
+/// Tells those who have waited for too long for what was lost to come back.
+fn give_up_lost(entry: &Entry, now: Instant) {
     if let Some(since) = entry.lost_since {
         let late = entry.subscribers.values().filter(|subscriber| now >= since + subscriber.patience());
         late.for_each(|subscriber| subscriber.missed(true));
     }
-    let Entry { waiting, trouble, kind, name, .. } = entry;
-    waiting.retain(|waiting| {
-        if now < waiting.until {
-            return true;
-        }
-        let own = || ClientError::ClusterDown { reason: "Hash slot not served".into() }.reply();
-        let error = trouble.as_ref().map_or_else(own, |trouble| trouble.to_vec());
-        waiting.subscriber.settled(*kind, name, Some(&error));
-        false
-    });
 }

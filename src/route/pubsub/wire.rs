@@ -1,5 +1,6 @@
 //! One connection on which a node tells of topics: what comes is noted, or handed on if it is a message.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -17,8 +18,8 @@ pub(super) enum Event {
     Unanswered { op: u64 },
     /// A node has ended a subscription by itself: the shard has lost the channel's slot.
     Dropped { line: u64, name: Bytes },
-    /// A connection has ended.
-    Ended { line: u64, node: NodeAddr },
+    /// A connection has ended, or could not be `opened`.
+    Ended { line: u64, node: NodeAddr, opened: bool },
 }
 
 /// A connection.
@@ -26,6 +27,8 @@ pub(super) struct Line {
     pub(super) id: u64,
     pub(super) link: Rc<Link>,
     pub(super) wire: Rc<Wire>,
+    /// How many topics are subscribed on it, or are being subscribed or left.
+    pub(super) uses: usize,
 }
 
 /// What the link of a connection knows of it.
@@ -33,11 +36,13 @@ pub(super) struct Wire {
     pub(super) hub: Rc<Hub>,
     pub(super) node: NodeAddr,
     pub(super) line: u64,
+    /// Whether the node has answered anything on it.
+    pub(super) opened: Cell<bool>,
 }
 
 impl Wire {
     fn note(&self, event: Event) {
-        self.hub.events.borrow_mut().push(event);
+        self.hub.events.borrow_mut().push_back(event);
         self.hub.notify.notify_one();
     }
 
@@ -76,12 +81,14 @@ impl Listener for Wire {
     }
 
     fn ended(&self) {
-        self.note(Event::Ended { line: self.line, node: self.node.clone() });
+        let opened = self.opened.get();
+        self.note(Event::Ended { line: self.line, node: self.node.clone(), opened });
     }
 }
 
 impl Receiver for Wire {
     fn reply(&self, ticket: Ticket, reply: Reply<'_>, _: Request<'_>) {
+        self.opened.set(true);
         let is_error = reply.bytes().first() == Some(&b'-');
         let error = is_error.then(|| reply.into_bytes());
         self.note(Event::Answered { op: ticket.seq, error });
