@@ -76,14 +76,17 @@ impl TestCluster {
         }
     }
 
-    /// Waits until every running node sees the slot at this node.
+    /// Waits until every running node sees the slot at this node, and knows the epoch of its claim: a server that takes
+    /// the slot next counts up from what it knows, and with less its claim would not hold.
     #[track_caller]
     pub fn await_owner(&self, slot: u16, owner: usize) {
         eventually(SOON, || {
-            self.running().all(|node| {
+            let claims = self.running().map(|node| {
                 let view = node.view().unwrap_or_default();
-                view.iter().any(|line| line.id == self.node(owner).id() && line.owns(slot))
-            })
+                view.into_iter().find(|line| line.id == self.node(owner).id() && line.owns(slot))
+            });
+            let epochs: Option<Vec<u64>> = claims.map(|claim| claim.map(|line| line.epoch)).collect();
+            epochs.is_some_and(|epochs| epochs.windows(2).all(|pair| pair[0] == pair[1]))
         });
     }
 }
