@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::link::{Link, State};
 use super::{Affinity, Down, Node};
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, write};
 
 /// A connection that nobody has used for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -72,6 +72,21 @@ impl Node {
         }
     }
 
+    /// Ends what `own` waits for at this node, as if its time were over, or with `error` by the error UNBLOCKED. True if
+    /// it was this that ended it. Until the node has answered nobody else gets the connection, whose wait would end.
+    pub async fn unblock(self: &Rc<Self>, own: &Link, error: bool) -> bool {
+        let (Some(id), Ok(link)) = (own.client_id(), self.link(Protocol::Resp2, Affinity::default())) else {
+            return false;
+        };
+        let (id, mut request) = (id.to_string(), Vec::new());
+        let words = ["CLIENT", "UNBLOCK", &id, if error { "ERROR" } else { "TIMEOUT" }];
+        write::request(&mut request, words.iter().map(|word| word.as_bytes()));
+        own.unblocks.set(own.unblocks.get() + 1);
+        let Ok(answer) = link.call(request.into(), 0, false).await else { return false };
+        own.unblocks.set(own.unblocks.get() - 1);
+        *answer.reply == *b":1\r\n"
+    }
+
     fn take_free(&self, protocol: Protocol, database: u32, purpose: Use) -> Option<Connection> {
         let mut free = self.free().borrow_mut();
         free.retain(|connection| connection.link.takes_commands());
@@ -89,7 +104,7 @@ impl Node {
         let link = &connection.link;
         self.in_use().borrow_mut().remove(&link.id());
         let on_way = link.queue.borrow().entries.iter().any(|entry| entry.receiver.is_some());
-        let is_clean = link.state.get() == State::Up && !on_way;
+        let is_clean = link.state.get() == State::Up && !on_way && link.unblocks.get() == 0;
         if !is_clean || self.is_retired() || self.somebody_waits() {
             return link.end();
         }

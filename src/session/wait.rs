@@ -58,7 +58,7 @@ impl Planner<'_> {
         self.state.wrote = found & written;
         let is_whole = !links.is_empty() && found & written == written;
         let errand = self.errand(spec, 0, request.bytes().len());
-        self.session.send_out(errand.wait(if is_whole { links } else { Vec::new() }, wanted));
+        self.session.send_out(true, errand.wait(if is_whole { links } else { Vec::new() }, wanted));
     }
 }
 
