@@ -88,7 +88,7 @@ impl Node {
     }
 
     fn take_free(&self, protocol: Protocol, database: u32, purpose: Use) -> Option<Connection> {
-        let mut free = self.free().borrow_mut();
+        let mut free = self.free.borrow_mut();
         free.retain(|connection| connection.link.takes_commands());
         let wanted = (protocol, database, purpose);
         let at = free.iter().rposition(|free| (free.protocol, free.database, free.purpose) == wanted)?;
@@ -96,19 +96,19 @@ impl Node {
     }
 
     fn given(self: &Rc<Self>, connection: Connection) -> Dedicated {
-        self.in_use().borrow_mut().insert(connection.link.id(), connection.link.clone());
+        self.in_use.borrow_mut().insert(connection.link.id(), connection.link.clone());
         Dedicated { node: self.clone(), link: connection.link.clone(), connection: Some(connection) }
     }
 
     fn take_back(&self, connection: Connection) {
         let link = &connection.link;
-        self.in_use().borrow_mut().remove(&link.id());
+        self.in_use.borrow_mut().remove(&link.id());
         let on_way = link.queue.borrow().entries.iter().any(|entry| entry.receiver.is_some());
         let is_clean = link.state.get() == State::Up && !on_way && link.unblocks.get() == 0;
         if !is_clean || self.is_retired() || self.somebody_waits() {
             return link.end();
         }
-        self.free().borrow_mut().push(Connection { since: Instant::now(), ..connection });
+        self.free.borrow_mut().push(Connection { since: Instant::now(), ..connection });
     }
 
     /// Looks after the connections that sessions have for themselves: those that nobody has used for long, or that
@@ -116,14 +116,14 @@ impl Node {
     /// links to notice that it hangs, so that there must be one.
     pub(super) fn check_dedicated(self: &Rc<Self>, limit: u32, idle: u32) {
         let somebody_waits = self.somebody_waits();
-        self.free().borrow_mut().retain(|free| {
+        self.free.borrow_mut().retain(|free| {
             let stays = !somebody_waits && free.since.elapsed() < IDLE && free.link.takes_commands();
             if !stays {
                 free.link.end();
             }
             stays
         });
-        let in_use: Vec<Rc<Link>> = self.in_use().borrow().values().cloned().collect();
+        let in_use: Vec<Rc<Link>> = self.in_use.borrow().values().cloned().collect();
         if in_use.is_empty() {
             return;
         }
@@ -140,7 +140,7 @@ impl Node {
 
     /// The node does not answer: nobody waits there any longer.
     pub(super) fn give_up_dedicated(&self) {
-        for link in self.in_use().borrow().values() {
+        for link in self.in_use.borrow().values() {
             link.give_up("no reply within link_timeout");
         }
     }

@@ -38,7 +38,7 @@ impl Link {
         self.push_internal(&request);
     }
 
-    fn push_internal(&self, request: &[u8]) {
+    pub(super) fn push_internal(&self, request: &[u8]) {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
         queue.times.push_internal();

@@ -134,7 +134,7 @@ impl Link {
     }
 
     /// A bit for each shared link; two that are there at the same time have the same one only if there are more than
-    /// 64. None for the links that sessions have for themselves.
+    /// 64. None for the links that carry no commands of many sessions.
     #[inline]
     pub fn bit(&self) -> u64 {
         self.bit

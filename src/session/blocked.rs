@@ -90,6 +90,17 @@ impl Session {
         }
     }
 
+    /// Until another client ends a wait that is not at a node; whether by an error.
+    pub(super) async fn unblocked(&self) -> bool {
+        loop {
+            self.in_line_ended.notified().await;
+            // Nothing if it came too late for an earlier wait.
+            if let Some(error) = self.unblocked.take() {
+                return error;
+            }
+        }
+    }
+
     /// Ends what this session waits for, as CLIENT UNBLOCK does it. False if it waits for nothing, or was just served.
     pub(super) async fn unblock(&self, error: bool) -> bool {
         loop {

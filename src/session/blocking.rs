@@ -143,13 +143,8 @@ impl Errand {
             session.in_line.set(true);
             let reached = select! {
                 biased;
-                () = session.in_line_ended.notified() => {
-                    match session.unblocked.take() {
-                        // It came too late for an earlier wait.
-                        None => continue,
-                        Some(true) => return Some(self.refusal(&ClientError::Unblocked)),
-                        Some(false) => return Some(self.nothing()),
-                    }
+                error = session.unblocked() => {
+                    return Some(if error { self.refusal(&ClientError::Unblocked) } else { self.nothing() });
                 }
                 reached = within(wait.until, self.reach(&mut hold, Use::Blocking)) => reached,
             };
