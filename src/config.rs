@@ -123,11 +123,11 @@ pub struct SessionConfig {
 }
 
 impl ClusterConfig {
-    /// How many connections to a node so many workers share: links, one for subscriptions and one for MONITOR each,
+    /// How many connections to a node so many workers share: links, one each for subscriptions, MONITOR and WAIT,
     /// and one over which the topology is asked.
     #[must_use]
     pub fn shared_connections(&self, workers: usize) -> usize {
-        workers * (2 * self.connections_per_node + 2) + 1
+        workers * (2 * self.connections_per_node + 3) + 1
     }
 }
 

@@ -5,9 +5,10 @@
 mod support;
 
 use std::collections::HashSet;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Client, Proxy, SOON, TestCluster, Value, eventually, key};
+use support::{Client, Proxy, SOON, TestCluster, Value, encode, eventually, key};
 
 const SLOT: u16 = 100;
 const OTHER: u16 = 16_000;
@@ -174,6 +175,46 @@ fn a_client_that_leaves_ends_its_wait_and_pops_nothing() {
         assert_eq!(proxy.connect().cmd(&["LPOP", &name]), Value::bulk("1"));
     }
     assert_eq!(proxy.metric("slotmux_abandoned_requests_total"), 3.0);
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_at_once() {
+    let (cluster, proxy) = start(&[]);
+    let (name, owner) = (key(SLOT, "l"), cluster.owner_of(SLOT));
+    let leave: [fn(Client) -> Option<Client>; 3] = [
+        |client| (drop(client), None).1,
+        |client| (client.reset(), None).1,
+        |mut client| (client.finish_sending(), Some(client)).1,
+    ];
+    let mut took = Duration::ZERO;
+    for round in 0..30 {
+        let mut client = proxy.connect();
+        client.send(&["BLPOP", &name, "0"]);
+        eventually(SOON, || waiting(&cluster, owner) == 1);
+        // Those that have just begun to wait are ended in another way than the others.
+        thread::sleep(Duration::from_millis(if round % 2 == 0 { 0 } else { 120 }));
+        let begun = Instant::now();
+        let _client = leave[round % 3](client);
+        eventually(SOON, || waiting(&cluster, owner) == 0);
+        took += begun.elapsed();
+    }
+    assert!(took < 30 * Duration::from_millis(200), "{took:?}");
+}
+
+#[test]
+fn what_is_there_for_a_client_that_sends_no_more_is_given_to_it() {
+    let (_cluster, proxy) = start(&[]);
+    let (name, mut other) = (key(SLOT, "l"), proxy.connect());
+    for i in 0..30 {
+        assert_eq!(other.cmd(&["RPUSH", &name, "1"]), Value::Int(1));
+        let mut client = proxy.connect();
+        let waits = [encode(&["BLPOP", &name, "0"]), encode(&["BLPOP", &name, "0"])].concat();
+        client.send_raw(&waits[..if i % 2 == 0 { waits.len() } else { waits.len() / 2 }]);
+        client.finish_sending();
+        assert_eq!(client.read_value(), list(&[&name, "1"]));
+        assert_eq!(client.read_to_end_raw(), b"", "the second one waits for nobody");
+    }
+    assert_eq!(other.cmd(&["LLEN", &name]), Value::Int(0));
 }
 
 #[test]
@@ -359,6 +400,39 @@ fn client_unblock_ends_a_wait_at_a_node_and_in_line() {
     assert_eq!(proxy.metric("slotmux_errors_total"), 1.0);
     assert_eq!(proxy.metric("slotmux_errors_total{command=\"blpop\",kind=\"unblocked\"}"), 1.0);
     assert_eq!(proxy.metric("slotmux_server_errors_total"), 1.0);
+}
+
+#[test]
+fn an_unblock_that_comes_late_meets_nobody_else() {
+    const CALLS: usize = 60;
+    let (cluster, proxy) = start(&["--workers", "1"]);
+    let (name, next) = (key(SLOT, "l"), key(SLOT, "next"));
+    let mut node = cluster.client(cluster.owner_of(SLOT));
+    let (mut busy, mut admin, mut asks) = (proxy.connect(), proxy.connect(), proxy.connect());
+    let (mut waits, mut second) = (proxy.connect(), proxy.connect());
+    for client in [&mut busy, &mut waits, &mut second] {
+        assert_eq!(client.cmd(&["GET", &next]), Value::NullBulk);
+    }
+    let id = waits.cmd(&["CLIENT", "ID"]).int().to_string();
+    waits.send(&["BLPOP", &name, "0"]);
+    eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+    // The shared connection has a queue, of which the node reads a little at a time.
+    let (long, filler) = ("for i = 1, 300000 do end return 1", "x".repeat(9000));
+    let call = encode(&["EVAL", long, "1", &next, &filler]);
+    busy.send_raw(call.repeat(CALLS));
+    eventually(SOON, || proxy.metric("slotmux_in_flight_requests") >= 20.0);
+    admin.send(&["CLIENT", "UNBLOCK", &id]);
+    // Answered behind that one by the same worker.
+    assert_eq!(asks.cmd(&["CLIENT", "UNBLOCK", "1000000"]), Value::Int(0));
+    assert_eq!(node.cmd(&["LPUSH", &name, "1"]), Value::Int(1));
+    let got = waits.read_value();
+    second.send(&["BLPOP", &next, "0"]);
+    assert_eq!(busy.read_values(CALLS), vec![Value::Int(1); CALLS]);
+    let unblocked = admin.read_value();
+    let expected = if got == Value::NullArray { Value::Int(1) } else { Value::Int(0) };
+    assert_eq!(unblocked, expected, "{got:?}");
+    assert_eq!(proxy.connect().cmd(&["RPUSH", &next, "2"]), Value::Int(1));
+    assert_eq!(second.read_value(), list(&[&next, "2"]), "nobody unblocked it");
 }
 
 #[test]

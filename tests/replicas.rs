@@ -54,6 +54,82 @@ fn a_healthy_replica_counts_and_a_stopped_one_does_not() {
 }
 
 #[test]
+fn a_healthy_cluster_answers_at_once_also_while_somebody_listens() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (mut monitor, mut subscriber, mut client) = (proxy.connect(), proxy.connect(), proxy.connect());
+    assert_eq!(monitor.cmd(&["MONITOR"]), Value::ok());
+    assert_eq!(subscriber.cmd(&["SUBSCRIBE", "c"]).items()[2], Value::Int(1));
+    eventually(SOON, || client.cmd(&["WAIT", "1", "100"]) == Value::Int(1));
+    let begun = Instant::now();
+    for i in 0..100 {
+        let mut fresh = proxy.connect();
+        assert_eq!(fresh.cmd(&["WAIT", "1", "1000"]), Value::Int(1), "nothing was written");
+        let here = [["SET".to_owned(), key(SLOT, "k"), i.to_string()]];
+        let there = [["SET".to_owned(), key(OTHER, "k"), i.to_string()]];
+        let writes = if i % 2 == 0 { here.to_vec() } else { [here, there].concat() };
+        client.pipeline(&writes);
+        assert_eq!(client.cmd(&["WAIT", "1", "1000"]), Value::Int(1));
+        assert!(client.cmd(&["WAIT", "0", "0"]).int() <= 1);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let shown: Vec<String> = (0..100).map(|_| monitor.read_value().text()).collect();
+    assert!(shown.iter().all(|line| line.contains(" [0 ")), "{shown:?}");
+}
+
+#[test]
+fn who_waits_for_replicas_is_unblocked_and_in_nobodys_way() {
+    let cluster = TestCluster::start();
+    let proxy =
+        Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2", "--dedicated-per-node", "2"]).start();
+    let (mut waits, mut other) = (proxy.connect(), proxy.connect());
+    let id = waits.cmd(&["CLIENT", "ID"]).int().to_string();
+    let unblocked = Value::error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
+    for (how, reply) in [("TIMEOUT", Value::Int(1)), ("ERROR", unblocked)] {
+        assert_eq!(waits.cmd(&["SET", &key(SLOT, "k"), "v"]), Value::ok());
+        eventually(SOON, || waits.cmd(&["WAIT", "1", "100"]) == Value::Int(1));
+        waits.send(&["WAIT", "9", "0"]);
+        let listed = |client: &mut support::Client| client.cmd(&["CLIENT", "LIST", "ID", &id]).text();
+        eventually(SOON, || listed(&mut other).contains(" flags=b "));
+        assert_eq!(other.cmd(&["CLIENT", "UNBLOCK", &id, how]), Value::Int(1));
+        let got = waits.read_value();
+        // It may not have counted yet.
+        assert!(got == reply || (how == "TIMEOUT" && got == Value::Int(0)), "{got:?}");
+        assert_eq!(other.cmd(&["CLIENT", "UNBLOCK", &id, how]), Value::Int(0));
+    }
+    let mut many: Vec<_> = (0..50).map(|_| proxy.connect()).collect();
+    for client in &mut many {
+        client.pipeline(&[["SET", &key(SLOT, "k"), "v"]]);
+        client.send(&["WAIT", "9", "0"]);
+    }
+    // The one connection for watched keys is free.
+    let begun = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(other.cmd(&["WATCH", &key(SLOT, "k")]), Value::ok());
+        assert_eq!(other.cmd(&["UNWATCH"]), Value::ok());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_planned_failover_shows_no_error() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (owner, mut client) = (cluster.owner_of(SLOT), proxy.connect());
+    let replica = replica_of(&cluster, owner);
+    assert_eq!(client.cmd(&["SET", &key(SLOT, "k"), "v"]), Value::ok());
+    client.send(&["WAIT", "9", "0"]);
+    let asks = || cluster.client(owner).cmd(&["INFO", "commandstats"]).text().contains("cmdstat_wait");
+    eventually(SOON, asks);
+    cluster.failover(replica);
+    assert_eq!(client.read_value(), Value::Int(0), "what it wrote was at a node that is a replica now");
+    eventually(SOON, || {
+        assert_eq!(client.cmd(&["SET", &key(SLOT, "k"), "v"]), Value::ok());
+        client.cmd(&["WAIT", "1", "100"]) == Value::Int(1)
+    });
+}
+
+#[test]
 fn a_wait_whose_node_is_lost_answers_zero() {
     let cluster = TestCluster::start();
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();

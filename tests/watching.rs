@@ -6,7 +6,7 @@ mod support;
 
 use std::thread;
 
-use support::{Client, Proxy, SOON, TestCluster, Value, eventually, key};
+use support::{Client, Proxy, SOON, TestCluster, Value, encode, eventually, key};
 
 const SLOT: u16 = 100;
 const OTHER: u16 = 16_000;
@@ -113,6 +113,57 @@ fn watching_goes_on_in_a_half_moved_slot() {
     assert_eq!(other.cmd(&["SET", &name, "2"]), Value::ok());
     assert_eq!(exec(&mut client, &["SET", &name, "3"]), Value::NullArray);
     cluster.cancel_migration(SLOT, from, to);
+}
+
+#[test]
+fn a_key_that_was_set_at_the_target_of_a_slot_that_opened_later_makes_exec_answer_nil() {
+    let (cluster, proxy) = start(&[]);
+    let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
+    let (there, absent, other_key) = (key(SLOT, "there"), key(SLOT, "absent"), key(SLOT, "other"));
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    for (protocol, nil) in [("2", Value::NullArray), ("3", Value::Null)] {
+        client.cmd(&["HELLO", protocol]);
+        assert_eq!(client.cmd(&["SET", &there, "1"]), Value::ok());
+        assert_eq!(client.cmd(&["WATCH", &absent]), Value::ok());
+        assert_eq!(client.cmd(&["WATCH", &there, &absent]), Value::ok());
+        cluster.begin_migration(SLOT, from, to);
+        assert_eq!(other.cmd(&["SET", &absent, "theirs"]), Value::ok());
+        assert_eq!(cluster.keys_in_slot(SLOT, to), [absent.as_str()]);
+        assert_eq!(exec(&mut client, &["SET", &there, "2"]), nil);
+        // Keys that are all still at the source say themselves whether they were changed.
+        assert_eq!(client.cmd(&["WATCH", &there]), Value::ok());
+        assert_eq!(exec(&mut client, &["SET", &there, "3"]), done());
+        assert_eq!(client.cmd(&["WATCH", &there]), Value::ok());
+        assert_eq!(other.cmd(&["SET", &there, "4"]), Value::ok());
+        assert_eq!(exec(&mut client, &["SET", &there, "5"]), nil);
+        // Watched at the target, and the transaction is about another key.
+        assert_eq!(client.cmd(&["WATCH", &absent]), Value::ok());
+        assert_eq!(exec(&mut client, &["SET", &absent, "6"]), done());
+        assert_eq!(other.cmd(&["DEL", &absent]), Value::Int(1));
+        cluster.cancel_migration(SLOT, from, to);
+        assert_eq!(client.cmd(&["WATCH", &absent]), Value::ok());
+        assert_eq!(exec(&mut client, &["SET", &other_key, "7"]), done());
+        assert_eq!(client.cmd(&["DEL", &other_key, &there]), Value::Int(2));
+    }
+}
+
+#[test]
+fn a_client_that_sends_no_more_gets_what_it_asked_for() {
+    let (cluster, proxy) = start(&["--workers", "1"]);
+    let (name, owner) = (key(SLOT, "k"), cluster.owner_of(SLOT));
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["WATCH", &name]), Value::ok());
+    cluster.stop(owner);
+    let written = proxy.metric("slotmux_node_written_bytes_total");
+    let words: [&[&str]; 5] = [&["MULTI"], &["SET", &name, "1"], &["EXEC"], &["WATCH", &name], &["UNWATCH"]];
+    client.send_raw(words.iter().flat_map(|words| encode(words)).collect::<Vec<u8>>());
+    client.finish_sending();
+    eventually(SOON, || proxy.metric("slotmux_node_written_bytes_total") > written);
+    // That EXEC is on its way is seen before the end, or in the same turn: a round later the end has been, too.
+    thread::sleep(std::time::Duration::from_millis(1200));
+    cluster.cont(owner);
+    assert_eq!(client.read_to_end_raw(), b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n+OK\r\n+OK\r\n");
+    assert_eq!(proxy.connect().cmd(&["GET", &name]), Value::bulk("1"));
 }
 
 #[test]

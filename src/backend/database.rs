@@ -41,7 +41,7 @@ impl Node {
         database: u32,
     ) -> Result<Rc<Link>, Down> {
         let now = self.backend().clock.now();
-        let mut links = self.databases().borrow_mut();
+        let mut links = self.databases.borrow_mut();
         let is_it = |link: &DatabaseLink| link.database == database && link.protocol == protocol;
         if let Some(found) = links.iter().find(|found| is_it(found) && found.link.takes_commands()) {
             found.used.set(now);
@@ -55,18 +55,18 @@ impl Node {
     /// The node has no such database, or does not let the proxy use it.
     pub(super) fn database_refused(&self, link: &Link, database: u32, text: &str) {
         let now = Instant::now();
-        let since = self.database_down().get().and_then(|down| down.since);
+        let since = self.database_down.get().and_then(|down| down.since);
         if since.is_none() {
             tracing::warn!(node = %self.addr(), database, text, "a node does not have a database that another has");
         }
-        self.database_down().set(Some(Down { until: now + REFUSED, since: since.or(Some(now)) }));
+        self.database_down.set(Some(Down { until: now + REFUSED, since: since.or(Some(now)) }));
         link.close("the node does not have the database");
     }
 
     /// Lets links end that nobody uses.
     pub(super) fn check_databases(&self) {
         let now = self.backend().clock.now();
-        self.databases().borrow_mut().retain(|own| {
+        self.databases.borrow_mut().retain(|own| {
             if u128::from(now.saturating_sub(own.used.get())) > IDLE.as_nanos() {
                 own.link.retire();
             }

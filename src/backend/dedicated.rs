@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::link::{Link, State};
 use super::{Affinity, Down, Node};
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, write};
 
 /// A connection that nobody has used for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -72,8 +72,23 @@ impl Node {
         }
     }
 
+    /// Ends what `own` waits for at this node, as if its time were over, or with `error` by the error UNBLOCKED. True if
+    /// it was this that ended it. Until the node has answered nobody else gets the connection, whose wait would end.
+    pub async fn unblock(self: &Rc<Self>, own: &Link, error: bool) -> bool {
+        let (Some(id), Ok(link)) = (own.client_id(), self.link(Protocol::Resp2, Affinity::default())) else {
+            return false;
+        };
+        let (id, mut request) = (id.to_string(), Vec::new());
+        let words = ["CLIENT", "UNBLOCK", &id, if error { "ERROR" } else { "TIMEOUT" }];
+        write::request(&mut request, words.iter().map(|word| word.as_bytes()));
+        own.unblocks.set(own.unblocks.get() + 1);
+        let Ok(answer) = link.call(request.into(), 0, false).await else { return false };
+        own.unblocks.set(own.unblocks.get() - 1);
+        *answer.reply == *b":1\r\n"
+    }
+
     fn take_free(&self, protocol: Protocol, database: u32, purpose: Use) -> Option<Connection> {
-        let mut free = self.free().borrow_mut();
+        let mut free = self.free.borrow_mut();
         free.retain(|connection| connection.link.takes_commands());
         let wanted = (protocol, database, purpose);
         let at = free.iter().rposition(|free| (free.protocol, free.database, free.purpose) == wanted)?;
@@ -81,19 +96,19 @@ impl Node {
     }
 
     fn given(self: &Rc<Self>, connection: Connection) -> Dedicated {
-        self.in_use().borrow_mut().insert(connection.link.id(), connection.link.clone());
+        self.in_use.borrow_mut().insert(connection.link.id(), connection.link.clone());
         Dedicated { node: self.clone(), link: connection.link.clone(), connection: Some(connection) }
     }
 
     fn take_back(&self, connection: Connection) {
         let link = &connection.link;
-        self.in_use().borrow_mut().remove(&link.id());
+        self.in_use.borrow_mut().remove(&link.id());
         let on_way = link.queue.borrow().entries.iter().any(|entry| entry.receiver.is_some());
-        let is_clean = link.state.get() == State::Up && !on_way;
+        let is_clean = link.state.get() == State::Up && !on_way && link.unblocks.get() == 0;
         if !is_clean || self.is_retired() || self.somebody_waits() {
             return link.end();
         }
-        self.free().borrow_mut().push(Connection { since: Instant::now(), ..connection });
+        self.free.borrow_mut().push(Connection { since: Instant::now(), ..connection });
     }
 
     /// Looks after the connections that sessions have for themselves: those that nobody has used for long, or that
@@ -101,14 +116,14 @@ impl Node {
     /// links to notice that it hangs, so that there must be one.
     pub(super) fn check_dedicated(self: &Rc<Self>, limit: u32, idle: u32) {
         let somebody_waits = self.somebody_waits();
-        self.free().borrow_mut().retain(|free| {
+        self.free.borrow_mut().retain(|free| {
             let stays = !somebody_waits && free.since.elapsed() < IDLE && free.link.takes_commands();
             if !stays {
                 free.link.end();
             }
             stays
         });
-        let in_use: Vec<Rc<Link>> = self.in_use().borrow().values().cloned().collect();
+        let in_use: Vec<Rc<Link>> = self.in_use.borrow().values().cloned().collect();
         if in_use.is_empty() {
             return;
         }
@@ -125,7 +140,7 @@ impl Node {
 
     /// The node does not answer: nobody waits there any longer.
     pub(super) fn give_up_dedicated(&self) {
-        for link in self.in_use().borrow().values() {
+        for link in self.in_use.borrow().values() {
             link.give_up("no reply within link_timeout");
         }
     }

@@ -31,6 +31,8 @@ const FOR_TOPOLOGY: usize = 1;
 pub enum Purpose {
     /// Commands of clients.
     Commands,
+    /// To make replicas acknowledge what they have.
+    Acknowledge,
     /// Commands of one client that need a connection of their own; they leave room for all that is shared.
     Dedicated,
     /// Commands about a database besides database 0; they leave that room, too.
@@ -71,7 +73,7 @@ struct Counts {
     /// The last dial succeeded.
     is_up: bool,
     /// By [`Purpose`].
-    connections: [usize; 4],
+    connections: [usize; 5],
 }
 
 /// No connection may be opened now.
@@ -141,7 +143,7 @@ impl DialGate {
         }
         let counts = nodes.entry(addr.clone()).or_default();
         let taken = match purpose {
-            Purpose::Commands => {
+            Purpose::Commands | Purpose::Acknowledge => {
                 counts.total() - counts.connections[Purpose::Topology as usize] + FOR_TOPOLOGY
             }
             Purpose::Dedicated | Purpose::Database => {

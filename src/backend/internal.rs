@@ -12,15 +12,6 @@ impl Link {
     /// What `ASKING` is on the wire.
     pub const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
-    /// Ends what another connection to the same node waits for, as if its time were over; with `error` by the error
-    /// UNBLOCKED.
-    pub fn push_unblock(&self, client_id: u64, error: bool) {
-        let (id, mut request) = (client_id.to_string(), Vec::new());
-        let words = ["CLIENT", "UNBLOCK", &id, if error { "ERROR" } else { "TIMEOUT" }];
-        write::request(&mut request, words.iter().map(|word| word.as_bytes()));
-        self.push_internal(&request);
-    }
-
     /// Queues `SCRIPT LOAD`.
     pub fn push_script(&self, text: &[u8]) {
         let mut request = Vec::with_capacity(text.len() + 64);
@@ -47,7 +38,7 @@ impl Link {
         self.push_internal(&request);
     }
 
-    fn push_internal(&self, request: &[u8]) {
+    pub(super) fn push_internal(&self, request: &[u8]) {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
         queue.times.push_internal();

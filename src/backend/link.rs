@@ -87,6 +87,8 @@ pub struct Link {
     told: Cell<(usize, usize)>,
     /// The node's number for it, if it told.
     pub(super) client_id: Cell<Option<u64>>,
+    /// Attempts to end what it waits for that the node may still carry out.
+    pub(super) unblocks: Cell<u32>,
 }
 
 impl fmt::Debug for Link {
@@ -121,6 +123,7 @@ impl Link {
             was_due: Cell::new(false),
             told: Cell::default(),
             client_id: Cell::new(None),
+            unblocks: Cell::new(0),
         })
     }
 
@@ -131,7 +134,7 @@ impl Link {
     }
 
     /// A bit for each shared link; two that are there at the same time have the same one only if there are more than
-    /// 64. None for the links that sessions have for themselves.
+    /// 64. None for the links that carry no commands of many sessions.
     #[inline]
     pub fn bit(&self) -> u64 {
         self.bit

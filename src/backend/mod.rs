@@ -1,6 +1,7 @@
 //! The cluster's nodes and the connections to them. It knows nodes, not slots, and nothing of sessions:
 //! who waits for a reply is a [`Receiver`].
 
+mod acknowledge;
 mod call;
 mod clock;
 mod connection;

@@ -39,9 +39,9 @@ pub struct Node {
     metrics: NodeCells,
     slots: Vec<Slot>,
     /// Those to databases besides database 0,
-    databases: RefCell<Vec<DatabaseLink>>,
+    pub(super) databases: RefCell<Vec<DatabaseLink>>,
     /// and when a node that does not have one may be asked again.
-    database_down: Cell<Option<Down>>,
+    pub(super) database_down: Cell<Option<Down>>,
     /// Links that were replaced before their last reply had come.
     leaving: RefCell<Vec<Rc<Link>>>,
     /// Links that listen. They live for as long as who listens wants it, also when the node is not wanted any more.
@@ -52,9 +52,11 @@ pub struct Node {
     down: Cell<Option<Down>>,
     retired: Cell<bool>,
     /// Connections that sessions had for themselves and gave back,
-    free: RefCell<Vec<dedicated::Connection>>,
+    pub(super) free: RefCell<Vec<dedicated::Connection>>,
     /// and those that they have.
-    in_use: RefCell<HashMap<u32, Rc<Link>>>,
+    pub(super) in_use: RefCell<HashMap<u32, Rc<Link>>>,
+    /// The one on which its replicas are made to acknowledge.
+    pub(super) acknowledging: RefCell<Option<Rc<Link>>>,
 }
 
 /// One place for a link: the link that is there now.
@@ -106,27 +108,12 @@ impl Node {
             retired,
             free,
             in_use,
+            acknowledging: RefCell::default(),
         })
     }
 
     pub(super) fn backend(&self) -> &Backend {
         &self.backend
-    }
-
-    pub(super) fn free(&self) -> &RefCell<Vec<dedicated::Connection>> {
-        &self.free
-    }
-
-    pub(super) fn in_use(&self) -> &RefCell<HashMap<u32, Rc<Link>>> {
-        &self.in_use
-    }
-
-    pub(super) fn databases(&self) -> &RefCell<Vec<DatabaseLink>> {
-        &self.databases
-    }
-
-    pub(super) fn database_down(&self) -> &Cell<Option<Down>> {
-        &self.database_down
     }
 
     pub(super) fn is_retired(&self) -> bool {
@@ -212,7 +199,8 @@ impl Node {
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
         let name = format!("slotmux-{:08x}-{id}", fastrand::u32(..));
         let bit = match purpose {
-            Purpose::Dedicated => 0,
+            Purpose::Dedicated | Purpose::Acknowledge => 0,
+            _ if listener.is_some() => 0,
             _ => 1 << (NEXT_SHARED.replace(NEXT_SHARED.get().wrapping_add(1)) % u64::BITS),
         };
         let link = Link::new(id, bit, self.addr.clone(), name, listener, self.backend.clone());
@@ -342,6 +330,7 @@ impl Node {
     fn links(&self) -> impl Iterator<Item = Rc<Link>> {
         let mut links = self.leaving.borrow().clone();
         links.extend(self.slots.iter().filter_map(|slot| slot.link.borrow().clone()));
+        links.extend(self.acknowledging.borrow().clone());
         links.extend(self.databases.borrow().iter().map(|own| own.link.clone()));
         links.into_iter()
     }

@@ -226,7 +226,7 @@ ClusterLimits, Cluster {
     max_connections_per_node, "max-connections-per-node": count = "1280", "5" ..= "100000",
     what: "Connections to one node, of every kind together, from the whole process",
     reason: "an eighth of what a server takes by default (its maxclients): dedicated_per_node and room for what the \
-             workers share, which must fit in with one for the topology: workers × (2 × connections_per_node + 2) + 1",
+             workers share, which must fit in with one for the topology: workers × (2 × connections_per_node + 3) + 1",
     metric: "slotmux_bound_used_ratio{bound=\"max_connections_per_node\"}",
     at: "further connections to that node wait until one has ended";
 

@@ -134,7 +134,7 @@ fn refuse_too_few_connections(
     // A value that could not be read is told already.
     if (1..needed).contains(&most) {
         let text = format!(
-            "{most} are fewer than the {needed} that cluster {} needs: {workers} workers × (2 × {each} + 2) + 1",
+            "{most} are fewer than the {needed} that cluster {} needs: {workers} workers × (2 × {each} + 3) + 1",
             cluster.name
         );
         let (key, flag) = ("max_connections_per_node", "max-connections-per-node");

@@ -296,10 +296,10 @@ fn what_is_no_yaml_or_no_section_says_so() {
 #[test]
 fn the_declared_connections_must_hold_the_shared_ones() {
     let line = "--seeds a:1 --workers 4 --connections-per-node 2 --max-connections-per-node";
-    assert!(parse(&format!("{line} 25")).is_ok());
-    let error = parse(&format!("{line} 24")).unwrap_err();
+    assert!(parse(&format!("{line} 29")).is_ok());
+    let error = parse(&format!("{line} 28")).unwrap_err();
     assert!(
-        error.contains("24 are fewer than the 25 that cluster default needs: 4 workers × (2 × 2 + 2) + 1"),
+        error.contains("28 are fewer than the 29 that cluster default needs: 4 workers × (2 × 2 + 3) + 1"),
         "{error}"
     );
 }

@@ -219,8 +219,8 @@ impl Ear {
 impl Listener for Ear {
     fn hear(&self, frame: &Reply<'_>, _: Option<Ticket>) -> bool {
         let frame = frame.bytes();
-        // A line begins with the time; `OK`, `PONG` and errors answer something.
-        if !frame.get(1).is_some_and(u8::is_ascii_digit) {
+        // A line is a status that begins with the time; `OK`, `PONG` and errors answer something.
+        if frame.first() != Some(&b'+') || !frame.get(1).is_some_and(u8::is_ascii_digit) {
             return frame.first() != Some(&b'>');
         }
         let mut state = self.monitor.state.borrow_mut();

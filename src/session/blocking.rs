@@ -1,14 +1,14 @@
 //! Commands that wait at a node until another client acts: BLPOP, XREAD BLOCK and their kin.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::select;
 
 use super::aborted::deciding;
+use super::blocked::{Blocked, Ending};
 use super::dispatch::{Planner, Source};
-use super::errand::{Blocked, Errand, Hold, Verdict, within};
+use super::errand::{Errand, Hold, Verdict, within};
 use crate::backend::{Dedicated, Link, Use};
 use crate::command::{KeyError, Patience, Spec};
 use crate::error::ClientError;
@@ -26,7 +26,7 @@ impl Planner<'_> {
         };
         let wait = Wait::new(spec, args, request.to_bytes());
         let errand = self.errand(spec, slot, request.bytes().len());
-        self.session.send_out(errand.block(wait));
+        self.session.send_out(true, errand.block(wait));
     }
 
     /// Notes a command that a task will answer.
@@ -142,15 +142,11 @@ impl Errand {
         loop {
             session.in_line.set(true);
             let reached = select! {
-                reached = within(wait.until, self.reach(&mut hold, Use::Blocking)) => reached,
-                () = session.in_line_ended.notified() => {
-                    match session.unblocked.take() {
-                        // It came too late for an earlier wait.
-                        None => continue,
-                        Some(true) => return Some(self.refusal(&ClientError::Unblocked)),
-                        Some(false) => return Some(self.nothing()),
-                    }
+                biased;
+                error = session.unblocked() => {
+                    return Some(if error { self.refusal(&ClientError::Unblocked) } else { self.nothing() });
                 }
+                reached = within(wait.until, self.reach(&mut hold, Use::Blocking)) => reached,
             };
             session.in_line.set(false);
             let (own, asked) = match reached {
@@ -191,16 +187,22 @@ impl Errand {
             wait.note_ends(&all);
         }
         let Some((requests, earlier)) = wait.requests(asked) else { return Ok(Some(self.nothing())) };
-        let (node, slot, recalled) = (own.node().clone(), self.slot, Cell::new(false));
-        *session.blocked.borrow_mut() = Some(Blocked { node, link: link.clone(), slot, asked, recalled });
+        let blocked = Blocked::new(&own, self.slot, asked);
+        *session.blocked.borrow_mut() = Some(blocked.clone());
         let result = link.call(requests, earlier, !self.spec.is_readonly()).await;
-        let recalled = session.blocked.take().is_some_and(|blocked| blocked.recalled.get());
+        session.blocked.take();
+        let ended = match &result {
+            Ok(answer) if is_nothing(&answer.reply) => blocked.ended().await,
+            _ => None,
+        };
         drop(own);
         match result {
             Err(loss) if loss.sent && !self.spec.is_readonly() => Err(self.in_doubt(&link)),
             Err(_) => self.lost(hold).await.map(|()| None).map_err(Some),
             // Its time was not over: it was called back because its slot is being moved.
-            Ok(answer) if recalled && is_nothing(&answer.reply) => Ok(None),
+            Ok(_) if ended == Some(Ending::Recall) => Ok(None),
+            // The session's own turn drops this task.
+            Ok(_) if ended == Some(Ending::Left) => std::future::pending().await,
             Ok(answer) => {
                 let verdict = self.judge(&answer.reply, &link, begun.elapsed(), hold).await.map_err(Some)?;
                 Ok(if let Verdict::Final = verdict { Some(self.passed_on(answer.reply)) } else { None })

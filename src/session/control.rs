@@ -2,11 +2,12 @@
 //! request that nodes serve.
 
 use std::cell::Cell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
 use super::clients::{Filter, Found};
@@ -154,6 +155,9 @@ impl Worker {
             tokio::select! {
                 biased;
                 message = inbox.recv() => match message {
+                    Some(Message { ask, answer, .. }) if let Ask::Unblock(id, error) = *ask => {
+                        self.unblock(id, error, answer);
+                    }
                     // Who asked may have gone.
                     Some(Message { ask, by, answer }) => _ = answer.send(self.carry_out(&ask, by)),
                     None => return,
@@ -176,13 +180,22 @@ impl Worker {
             }),
             Ask::Pause(what, until) => self.paused.begin(*what, *until),
             Ask::Unpause => self.unpause(),
-            Ask::Unblock(id, error) => self.each_session(|session| {
-                if session.id == *id && session.unblock(*error) {
-                    found.push(Found { id: *id, line: Vec::new() });
-                }
-            }),
+            // It takes a question to a node.
+            Ask::Unblock(..) => {}
         }
         found
+    }
+
+    /// Ends the wait of a client, if it is one of this worker's.
+    fn unblock(&self, id: u64, error: bool, answer: oneshot::Sender<Vec<Found>>) {
+        let session = self.sessions.borrow().get(&id).and_then(Weak::upgrade);
+        spawn_local(async move {
+            let ended = match session {
+                Some(session) => session.unblock(error).await,
+                None => false,
+            };
+            _ = answer.send(if ended { vec![Found { id, line: Vec::new() }] } else { Vec::new() });
+        });
     }
 
     fn unpause(&self) {

@@ -33,7 +33,7 @@ impl Planner<'_> {
         }
         let slot = self.routes.any_slot().unwrap_or(0);
         let errand = self.errand(spec, slot, 0);
-        self.session.send_out(errand.select(number));
+        self.session.send_out(false, errand.select(number));
     }
 }
 

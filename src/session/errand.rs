@@ -1,7 +1,6 @@
 //! Commands that a task of their own carries out, on a connection of the session's own: those that wait at a node,
 //! and those about watched keys. All of them are barriers, so that nothing else of the session is on its way.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Session;
 use super::lanes::Next;
 use super::recover::{backoff, kind};
-use crate::backend::{Affinity, Dedicated, Link, Node, Reply, Ticket, Use};
+use crate::backend::{Dedicated, Link, Reply, Ticket, Use};
 use crate::command::Spec;
 use crate::error::ClientError;
 use crate::metrics::{Reached, Redirect, ServerError};
@@ -45,18 +44,6 @@ pub(super) struct Hold {
     error: Option<Bytes>,
 }
 
-/// Where a session waits at a node.
-#[derive(Debug)]
-pub(super) struct Blocked {
-    pub(super) node: Rc<Node>,
-    pub(super) link: Rc<Link>,
-    pub(super) slot: u16,
-    /// It came there by ASK.
-    pub(super) asked: bool,
-    /// It was called back, to ask again.
-    pub(super) recalled: Cell<bool>,
-}
-
 /// What a reply means to an errand.
 pub(super) enum Verdict {
     /// It is the command's own.
@@ -66,8 +53,11 @@ pub(super) enum Verdict {
 }
 
 impl Session {
-    /// Lets a task carry out command `seq`. It ends with the session, and with the client's end of sending.
-    pub(super) fn send_out(&self, work: impl Future<Output = ()> + 'static) {
+    /// Lets a task carry out a command. It ends with the session; one that `waits` for others also with the client's
+    /// end of sending.
+    pub(super) fn send_out(&self, waits: bool, work: impl Future<Output = ()> + 'static) {
+        self.waits.set(waits.then(Instant::now));
+        (*self.leave.borrow_mut(), _) = (None, self.left.set(false));
         *self.errand.borrow_mut() = Some(AbortOnDropHandle::new(spawn_local(work)));
     }
 
@@ -95,45 +85,6 @@ impl Session {
     /// Whether a task carries out a command of this session.
     pub(super) fn is_on_errand(&self) -> bool {
         self.errand.borrow().as_ref().is_some_and(|task| !task.is_finished())
-    }
-
-    /// Whether it waits for other clients, or in line to do so.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.in_line.get() || self.blocked.borrow().is_some()
-    }
-
-    /// Calls back what waits at the source of a slot that is being moved: what it waits for may be put at the target.
-    pub(super) fn look_after_wait(&self) {
-        let blocked = self.blocked.borrow();
-        let Some(blocked) = &*blocked else { return };
-        let is_open = self.worker.routes.borrow().is_open(blocked.slot);
-        if is_open && !blocked.asked && !blocked.recalled.replace(true) && !self.end_wait(blocked, false) {
-            blocked.recalled.set(false);
-        }
-    }
-
-    /// Ends what this session waits for, as CLIENT UNBLOCK does it. False if it waits for nothing.
-    pub fn unblock(&self, error: bool) -> bool {
-        if let Some(blocked) = &*self.blocked.borrow() {
-            blocked.recalled.set(false);
-            return self.end_wait(blocked, error);
-        }
-        let waits = self.in_line.get();
-        if waits {
-            self.unblocked.set(Some(error));
-            self.in_line_ended.notify_one();
-        }
-        waits
-    }
-
-    fn end_wait(&self, blocked: &Blocked, error: bool) -> bool {
-        let (Some(id), Ok(link)) =
-            (blocked.link.client_id(), blocked.node.link(Protocol::Resp2, Affinity::default()))
-        else {
-            return false;
-        };
-        link.push_unblock(id, error);
-        true
     }
 }
 
@@ -183,6 +134,17 @@ impl Errand {
     /// # Errors
     /// The deadline is over: the reply for the client.
     pub(super) async fn pause(&self, hold: &mut Hold, wait: u64, reason: &'static str) -> Result<(), Bytes> {
+        let waits = self.session.waits.get();
+        if waits.is_none() {
+            self.session.waits.set(Some(Instant::now()));
+            self.session.wakeup.wake();
+        }
+        let paused = self.pause_for(hold, wait, reason).await;
+        self.session.waits.set(waits);
+        paused
+    }
+
+    async fn pause_for(&self, hold: &mut Hold, wait: u64, reason: &'static str) -> Result<(), Bytes> {
         hold.tries += 1;
         let wait = Duration::from_nanos(wait.max(backoff(hold.tries)));
         if Instant::now() + wait > hold.deadline {

@@ -6,6 +6,7 @@ mod aborted;
 mod about;
 mod administer;
 mod ahead;
+mod blocked;
 mod blocking;
 mod clients;
 mod cluster;
@@ -52,6 +53,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
@@ -62,8 +64,8 @@ use crate::metrics::{Closed, ServerError};
 use crate::net::{Ends, Stream};
 
 use about::About;
+use blocked::Blocked;
 pub use control::Control;
-use errand::Blocked;
 use pending::State;
 pub use scripts::Scripts;
 use subscribe::Leaving;
@@ -87,8 +89,13 @@ pub struct Session {
     state: RefCell<State>,
     /// The task that carries out a command which needs one,
     errand: RefCell<Option<AbortOnDropHandle<()>>>,
+    /// since when it waits, for others or for the cluster,
+    waits: Cell<Option<Instant>>,
+    /// what ends that when the client sends no more, and whether it is time,
+    leave: RefCell<Option<AbortOnDropHandle<()>>>,
+    left: Cell<bool>,
     /// where it waits at a node,
-    blocked: RefCell<Option<Blocked>>,
+    blocked: RefCell<Option<Rc<Blocked>>>,
     /// or that it waits in line for a connection, and how another client ended that.
     in_line: Cell<bool>,
     unblocked: Cell<Option<bool>>,
@@ -219,6 +226,9 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
         order,
         state,
         errand: RefCell::default(),
+        waits: Cell::default(),
+        leave: RefCell::default(),
+        left: Cell::default(),
         blocked: RefCell::default(),
         in_line: Cell::default(),
         unblocked: Cell::default(),
@@ -230,7 +240,7 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
     poll_fn(|cx| turn.poll(cx)).await;
     let waits = session.is_on_errand();
     // What waits at a node for this client ends at once: nothing is popped for somebody who has gone.
-    drop((session.errand.take(), session.blocked.take(), session.watch.take()));
+    drop((session.errand.take(), session.leave.take(), session.blocked.take(), session.watch.take()));
     let (held, _) = session.state.borrow().held();
     worker.backend.metrics.abandoned.add(held as u64 + u64::from(waits));
     let leaving = session.leave_state();

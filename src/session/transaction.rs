@@ -18,7 +18,7 @@ use crate::error::ClientError;
 use crate::protocol::{Args, RequestFramer, RequestLimits, write};
 use crate::route::plan::{self, PlanError};
 
-const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+pub(super) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 /// Why a command that the proxy answers is not queued.
 const CHANGES: &str = "it changes the connection, which no transaction does here";

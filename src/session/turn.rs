@@ -63,8 +63,7 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(session: Rc<Session>, stream: Stream) -> Self {
-        let worker = session.worker.clone();
-        let client = Client::new(session.id, session.settings.clone());
+        let (worker, client) = (session.worker.clone(), Client::new(session.id, session.settings.clone()));
         Turn {
             session,
             worker,
@@ -96,9 +95,6 @@ impl Turn {
         }
         self.session.tell_late(&mut self.session.state.borrow_mut());
         self.closing |= self.worker.drain.is_cancelled();
-        if (self.eof || self.closing) && self.session.is_on_errand() {
-            self.end_errand();
-        }
         let is_empty = self.input.is_empty() && self.ahead.is_empty();
         let mut stop = if is_empty { Stop::Empty } else { self.plan_input() };
         let mut reads = 0;
@@ -109,6 +105,9 @@ impl Turn {
                 Poll::Ready(Ok(next)) => stop = next,
             }
             reads += 1;
+        }
+        if (self.eof || self.closing) && self.session.waits_for_nobody(self.closing) {
+            self.end_errand();
         }
         self.look_after_held(cx);
         if self.write(cx).is_err() {
@@ -122,7 +121,8 @@ impl Turn {
         }
         let transaction = self.client.transaction.as_ref();
         self.session.about.multi.set(transaction.map_or(-1, |transaction| transaction.len() as i32));
-        let queued = transaction.map_or(0, |transaction| transaction.memory());
+        let watched = self.session.watch.borrow().as_ref().map_or(0, |watch| watch.memory());
+        let queued = watched + transaction.map_or(0, |transaction| transaction.memory());
         // Not the input's capacity: pages into which nothing has been read take no memory.
         self.worker.count_kept(&mut state, self.input.len() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());

@@ -1,26 +1,38 @@
 //! WAIT and WAITAOF: how many replicas have what this session wrote.
 //!
 //! A node counts for the connection that asks, and the writes came over shared links: so each link that carried some
-//! is asked, in a form that never blocks it, after a connection of its own has made the node's replicas acknowledge.
+//! is asked, in a form that never blocks it, while another connection makes the node's replicas acknowledge.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use memchr::memmem;
+use tokio::select;
+use tokio::task::spawn_local;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::dispatch::{Planner, Source};
 use super::errand::{Errand, within};
-use super::recover::backoff;
-use crate::backend::{Link, Use};
+use crate::backend::{Answer, Link, Node};
 use crate::command::Spec;
+use crate::error::ClientError;
 use crate::protocol::{Args, integer, write};
+use crate::route::Signal;
 
-/// Asks for more replicas than there are, so that the node asks all of them, for one millisecond.
-const ACKNOWLEDGE: &[u8] = b"*3\r\n$4\r\nWAIT\r\n$7\r\n1000000\r\n$1\r\n1\r\n";
 const COUNT: &[u8] = b"*3\r\n$4\r\nWAIT\r\n$1\r\n0\r\n$1\r\n0\r\n";
 const COUNT_AOF: &[u8] = b"*4\r\n$7\r\nWAITAOF\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\n0\r\n";
+
+/// What a node says that has become a replica.
+const DEMOTED: &[u8] = b"cannot be used with replica instances";
+/// As often the nodes are asked at once, since healthy replicas acknowledge within a round trip,
+const PROMPT: u32 = 3;
+/// then after a wait that doubles from this on
+const WAIT_FIRST: Duration = Duration::from_millis(1);
+/// and is no longer: who waits for a replica that is gone costs its node next to nothing.
+const WAIT_MOST: Duration = Duration::from_millis(200);
 
 /// What a call waits for.
 struct Wanted {
@@ -46,19 +58,18 @@ impl Planner<'_> {
         };
         let written = std::mem::take(&mut self.state.wrote);
         let mut links = self.session.worker.backend.all_links();
-        links.retain(
-            |link| if written == 0 { link.bit() != 0 && link.is_up() } else { written & link.bit() != 0 },
-        );
+        links.retain(|link| written & link.bit() != 0);
         if written == 0 {
             // Nothing has to be there: any node tells how many replicas it has.
-            links.truncate(1);
+            let owner = self.routes.any_slot().and_then(|slot| self.routes.owner(slot));
+            links.extend(owner.and_then(|node| node.link(self.protocol, self.session.affinity.get()).ok()));
         }
         // A link that has ended took with it how far it had written.
         let found = links.iter().fold(0, |found, link| found | link.bit());
         self.state.wrote = found & written;
         let is_whole = !links.is_empty() && found & written == written;
         let errand = self.errand(spec, 0, request.bytes().len());
-        self.session.send_out(errand.wait(if is_whole { links } else { Vec::new() }, wanted));
+        self.session.send_out(true, errand.wait(if is_whole { links } else { Vec::new() }, wanted));
     }
 }
 
@@ -97,12 +108,16 @@ impl Wanted {
 }
 
 impl Errand {
-    /// Counts until it is enough, or the time is over. Where a link is lost nothing is known any more: none.
+    /// Counts until it is enough, the time is over, or another client ends it. Where a link is lost nothing is known any
+    /// more: none.
     async fn wait(self, links: Vec<Rc<Link>>, wanted: Wanted) {
-        let counted = Cell::new(Counted { local: 0, replicas: 0 });
-        let ended = match links.is_empty() {
-            true => None,
-            false => within(wanted.until, self.count_until_met(&links, &wanted, &counted)).await.flatten(),
+        let (session, counted) = (self.session.clone(), Cell::new(Counted { local: 0, replicas: 0 }));
+        session.unblocked.set(None);
+        session.in_line.set(true);
+        let ended = select! {
+            biased;
+            error = session.unblocked() => error.then(|| self.refusal(&ClientError::Unblocked)),
+            ended = within(wanted.until, self.count_until_met(&links, &wanted, &counted)) => ended.flatten(),
         };
         self.finish(Some(ended.unwrap_or_else(|| wanted.reply(counted.get()).into())));
     }
@@ -114,53 +129,58 @@ impl Errand {
         wanted: &Wanted,
         counted: &Cell<Counted>,
     ) -> Option<Bytes> {
-        for tries in 1.. {
-            match self.count(links, wanted).await {
+        if links.is_empty() {
+            return None;
+        }
+        for tries in 0.. {
+            for link in links {
+                let node = self.session.worker.routes.borrow_mut().node(link.addr());
+                node.iter().for_each(Node::acknowledge);
+            }
+            match count(links, wanted).await {
                 Ok(now) => counted.set(now),
                 Err(reply) => return Some(reply),
             }
             if wanted.is_met(counted.get()) {
                 break;
             }
-            sleep(Duration::from_nanos(backoff(tries))).await;
+            if tries >= PROMPT {
+                sleep(WAIT_FIRST.saturating_mul(1 << (tries - PROMPT).min(10)).min(WAIT_MOST)).await;
+            }
         }
         None
     }
+}
 
-    /// The smallest counts of all the links' nodes.
-    ///
-    /// # Errors
-    /// A link was lost, or the node answered with an error, which is the reply.
-    async fn count(&self, links: &[Rc<Link>], wanted: &Wanted) -> Result<Counted, Bytes> {
-        let mut least = Counted { local: i64::MAX, replicas: i64::MAX };
-        for link in links {
-            let Some(node) = self.session.worker.routes.borrow_mut().node(link.addr()) else {
-                return Err(wanted.none());
-            };
-            if let Ok(own) = node.dedicated(self.protocol, 0, Use::Watching).await {
-                _ = own.link().call(Bytes::from_static(ACKNOWLEDGE), 0, false).await;
-            }
-            let request = if wanted.local.is_some() { COUNT_AOF } else { COUNT };
-            let Ok(answer) = link.call(Bytes::from_static(request), 0, false).await else {
-                return Err(wanted.none());
-            };
-            if answer.reply.first() == Some(&b'-') {
-                return Err(self.passed_on(answer.reply));
-            }
-            let mut numbers = answer
-                .reply
-                .split(|byte| *byte == b'\n')
-                .filter_map(|line| integer(line.strip_prefix(b":")?.strip_suffix(b"\r")?));
-            let first = numbers.next().unwrap_or(0);
-            let counted = match wanted.local {
-                Some(_) => Counted { local: first, replicas: numbers.next().unwrap_or(0) },
-                None => Counted { local: 0, replicas: first },
-            };
-            least = Counted {
-                local: least.local.min(counted.local),
-                replicas: least.replicas.min(counted.replicas),
-            };
+/// The smallest counts of all the links' nodes.
+///
+/// # Errors
+/// A link was lost, its node is no primary any more, or does not count at all: the reply.
+async fn count(links: &[Rc<Link>], wanted: &Wanted) -> Result<Counted, Bytes> {
+    let request = Bytes::from_static(if wanted.local.is_some() { COUNT_AOF } else { COUNT });
+    let ask = |link: &Rc<Link>| {
+        let (link, request) = (link.clone(), request.clone());
+        AbortOnDropHandle::new(spawn_local(async move { link.call(request, 0, false).await }))
+    };
+    let answers: Vec<_> = links.iter().map(ask).collect();
+    let mut least = Counted { local: i64::MAX, replicas: i64::MAX };
+    for (answer, link) in answers.into_iter().zip(links) {
+        let Ok(Ok(Answer { reply, .. })) = answer.await else { return Err(wanted.none()) };
+        if reply.first() == Some(&b'-') {
+            let passes =
+                Signal::parse(&reply, link.addr()).is_some() || memmem::find(&reply, DEMOTED).is_some();
+            return Err(if passes { wanted.none() } else { reply });
         }
-        Ok(least)
+        let mut numbers = reply
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| integer(line.strip_prefix(b":")?.strip_suffix(b"\r")?));
+        let first = numbers.next().unwrap_or(0);
+        let counted = match wanted.local {
+            Some(_) => Counted { local: first, replicas: numbers.next().unwrap_or(0) },
+            None => Counted { local: 0, replicas: first },
+        };
+        least =
+            Counted { local: least.local.min(counted.local), replicas: least.replicas.min(counted.replicas) };
     }
+    Ok(least)
 }

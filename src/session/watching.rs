@@ -1,19 +1,24 @@
 //! WATCH to EXEC: watched keys live on a connection of the session's own, and so does their transaction.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::aborted::{aborted, deciding};
 use super::dispatch::{Planner, Source};
 use super::errand::{Errand, Verdict, within};
 use super::lanes::Touched;
+use super::transaction::MULTI;
 use crate::backend::{Dedicated, Use};
 use crate::command::{Merge, Spec};
 use crate::error::ClientError;
-use crate::protocol::Args;
+use crate::protocol::{Args, integer, write};
 use crate::route::merge::merge;
 use crate::route::plan::{self, PlanError};
 
 const OK: &[u8] = b"+OK\r\n";
+/// What the memory of a watched key is taken for, besides its bytes.
+const KEY: usize = 32;
 
 /// What a session watches. Whoever gets the connection next finds nothing watched.
 #[derive(Debug)]
@@ -24,6 +29,42 @@ pub(super) struct Watch {
     asked: bool,
     /// A key may have been changed unseen: EXEC answers nil.
     broken: bool,
+    /// The keys, and how much memory they take.
+    keys: HashSet<Box<[u8]>>,
+    size: usize,
+}
+
+impl Watch {
+    /// Bytes of memory that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.size
+    }
+
+    /// What EXEC executes: before all else it counts the watched keys. In a slot that has begun to move since, the
+    /// node refuses EXEC if one of them is absent: it may have been set at the target. At the target itself there is
+    /// nothing to find out.
+    fn block(&self, block: Bytes) -> Bytes {
+        let Some(commands) = block.strip_prefix(MULTI).filter(|_| !self.asked) else { return block };
+        let mut out = Vec::with_capacity(block.len() + self.size);
+        out.extend_from_slice(MULTI);
+        write::array(&mut out, 1 + self.keys.len());
+        write::bulk(&mut out, b"EXISTS");
+        self.keys.iter().for_each(|key| write::bulk(&mut out, key));
+        out.extend_from_slice(commands);
+        out.into()
+    }
+
+    /// The reply to that, without the count.
+    fn reply(&self, reply: Bytes) -> Bytes {
+        let count = |line: &[u8]| integer(line.strip_prefix(b"*")?.strip_suffix(b"\r\n")?);
+        let mut lines = reply.split_inclusive(|byte| *byte == b'\n');
+        let (Some(head), Some(first)) = (lines.next(), lines.next()) else { return reply };
+        let Some(count) = count(head).filter(|count| *count > 0 && !self.asked) else { return reply };
+        let mut out = Vec::with_capacity(reply.len());
+        write::array(&mut out, count as usize - 1);
+        out.extend_from_slice(&reply[head.len() + first.len()..]);
+        out.into()
+    }
 }
 
 impl Drop for Watch {
@@ -43,8 +84,17 @@ impl Planner<'_> {
         if self.session.watch.borrow().as_ref().is_some_and(|watch| watch.slot != slot) {
             return self.fail(spec, &ClientError::CrossSlotWatch);
         }
+        let mut keys: HashSet<Box<[u8]>> = args.iter().skip(1).map(Box::from).collect();
+        let watched = self.session.watch.borrow();
+        keys.retain(|key| !watched.as_ref().is_some_and(|watch| watch.keys.contains(key)));
+        let size = keys.iter().map(|key| KEY + key.len()).sum::<usize>();
+        let before = watched.as_ref().map_or(0, |watch| watch.size);
+        if before + size > self.session.settings.limits.max_request {
+            return self.fail(spec, &ClientError::TransactionTooLarge);
+        }
+        drop(watched);
         let errand = self.errand(spec, slot, request.bytes().len());
-        self.session.send_out(errand.watch(request.to_bytes()));
+        self.session.send_out(false, errand.watch(request.to_bytes(), keys, size));
     }
 
     /// Lets a task carry out the transaction of watched keys: a block, and what was answered `here`.
@@ -58,7 +108,7 @@ impl Planner<'_> {
     ) {
         let Some(watch) = self.session.watch.take() else { return };
         let errand = self.errand(spec, watch.slot, block.len());
-        self.session.send_out(async move {
+        self.session.send_out(false, async move {
             let reply = errand.exec(watch, block, earlier).await;
             let reply = reply.map(|reply| {
                 if here.starts_with(b"*0\r\n") || !reply.starts_with(b"*") {
@@ -74,12 +124,16 @@ impl Planner<'_> {
 }
 
 impl Errand {
-    async fn watch(self, request: Bytes) {
+    async fn watch(self, request: Bytes, keys: HashSet<Box<[u8]>>, size: usize) {
         let watch = self.session.watch.take();
         let reply = match watch {
             Some(watch) => self.watch_more(watch, request).await,
             None => self.watch_first(request).await,
         };
+        if let Some(watch) = &mut *self.session.watch.borrow_mut() {
+            watch.size += size;
+            watch.keys.extend(keys);
+        }
         self.finish(Some(reply));
     }
 
@@ -102,7 +156,8 @@ impl Errand {
                     match self.judge(&answer.reply, &link, std::time::Duration::ZERO, &mut hold).await {
                         Ok(Verdict::Final) => {
                             if *answer.reply == *OK {
-                                let watch = Watch { own, slot: self.slot, asked, broken: false };
+                                let (slot, keys, broken) = (self.slot, HashSet::new(), false);
+                                let watch = Watch { own, slot, asked, broken, keys, size: 0 };
                                 *self.session.watch.borrow_mut() = Some(watch);
                             }
                             return self.passed_on(answer.reply);
@@ -153,7 +208,8 @@ impl Errand {
         if watch.asked {
             link.push_asking();
         }
-        match link.call(block, earlier, writes).await {
+        let earlier = earlier + u32::from(!watch.asked);
+        match link.call(watch.block(block), earlier, writes).await {
             Err(loss) if loss.sent && writes => self.in_doubt(&link),
             Err(_) => Some(self.nothing()),
             Ok(answer) if answer.reply.first() == Some(&b'-') => {
@@ -161,7 +217,7 @@ impl Errand {
                 let signal = self.session.signal(&error, &link, self.slot);
                 Some(if signal.is_some() { self.nothing() } else { self.passed_on(aborted(&error).into()) })
             }
-            Ok(answer) => Some(answer.reply),
+            Ok(answer) => Some(watch.reply(answer.reply)),
         }
     }
 }

@@ -60,7 +60,7 @@ pub struct Worker {
     /// Cancelled when the process stops: sessions finish what is on its way and end.
     pub drain: CancellationToken,
     pub(super) spin: Spin,
-    sessions: RefCell<HashMap<u64, Weak<Session>>>,
+    pub(super) sessions: RefCell<HashMap<u64, Weak<Session>>>,
     /// How many sessions there have been.
     places: Cell<u32>,
     /// Request bytes of the commands that are held, of all sessions.

@@ -1,0 +1,154 @@
+//! Where a session waits for others, and what ends that: another client, a slot that is being moved, or that the client
+//! has gone.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Session;
+use crate::backend::{Dedicated, Link, Node};
+
+/// A wait that is younger may be none: the answer may be on its way.
+const BRIEF: Duration = Duration::from_millis(100);
+/// After this time it is asked again to end.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// Where a session waits at a node.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    node: Rc<Node>,
+    link: Rc<Link>,
+    slot: u16,
+    /// It came there by ASK.
+    asked: bool,
+    /// How many attempts to end it are on their way,
+    ending: Cell<u32>,
+    answered: Notify,
+    /// and who did.
+    ended: Cell<Option<Ending>>,
+}
+
+/// Who ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Another client.
+    Client,
+    /// The proxy: the call asks again.
+    Recall,
+    /// The client does not wait any more.
+    Left,
+}
+
+impl Session {
+    /// Whether a task waits, for others or for the cluster, for a client that does not wait any more: `closing`, or it
+    /// sends no more. A wait that has just begun may be about to be answered, and that is for the client still: such a
+    /// one is only asked to end.
+    pub(super) fn waits_for_nobody(self: &Rc<Self>, closing: bool) -> bool {
+        let Some(since) = self.waits.get().filter(|_| self.is_on_errand()) else { return false };
+        let is_over = closing || self.left.get() || since.elapsed() > BRIEF;
+        if !is_over {
+            let leave = || AbortOnDropHandle::new(spawn_local(self.clone().leave_soon()));
+            self.leave.borrow_mut().get_or_insert_with(leave);
+        }
+        is_over
+    }
+
+    /// Ends a wait of a client that sends no more, unless it is answered soon.
+    async fn leave_soon(self: Rc<Self>) {
+        let ended = async {
+            while self.is_on_errand() {
+                let blocked = self.blocked.borrow().clone();
+                if let Some(blocked) = blocked
+                    && blocked.end(false, Ending::Left).await
+                {
+                    return;
+                }
+                sleep(AGAIN).await;
+            }
+        };
+        _ = timeout(BRIEF, ended).await;
+        self.left.set(true);
+        self.wakeup.wake();
+    }
+
+    /// Whether it waits for other clients, or in line to do so.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.in_line.get() || self.blocked.borrow().is_some()
+    }
+
+    /// Calls back what waits at the source of a slot that is being moved: what it waits for may be put at the target.
+    pub(super) fn look_after_wait(&self) {
+        let Some(blocked) = self.blocked.borrow().clone() else { return };
+        let is_open = self.worker.routes.borrow().is_open(blocked.slot);
+        if is_open && !blocked.asked && blocked.ending.get() == 0 {
+            spawn_local(async move { blocked.end(false, Ending::Recall).await });
+        }
+    }
+
+    /// Until another client ends a wait that is not at a node; whether by an error.
+    pub(super) async fn unblocked(&self) -> bool {
+        loop {
+            self.in_line_ended.notified().await;
+            // Nothing if it came too late for an earlier wait.
+            if let Some(error) = self.unblocked.take() {
+                return error;
+            }
+        }
+    }
+
+    /// Ends what this session waits for, as CLIENT UNBLOCK does it. False if it waits for nothing, or was just served.
+    pub(super) async fn unblock(&self, error: bool) -> bool {
+        loop {
+            let blocked = self.blocked.borrow().clone();
+            if let Some(blocked) = blocked {
+                if blocked.end(error, Ending::Client).await {
+                    return true;
+                }
+                match blocked.ended.get() {
+                    None => return false,
+                    // It was called back meanwhile, and may wait elsewhere already.
+                    Some(_) if self.blocked.borrow().is_some() => continue,
+                    Some(_) => {}
+                }
+            } else if !self.in_line.get() {
+                return false;
+            }
+            self.unblocked.set(Some(error));
+            self.in_line_ended.notify_one();
+            return true;
+        }
+    }
+}
+
+impl Blocked {
+    pub(super) fn new(own: &Dedicated, slot: u16, asked: bool) -> Rc<Self> {
+        let (node, link) = (own.node().clone(), own.link().clone());
+        let (ending, answered, ended) = (Cell::new(0), Notify::new(), Cell::new(None));
+        Rc::new(Blocked { node, link, slot, asked, ending, answered, ended })
+    }
+
+    /// Ends it, as if its time were over or by an error. False if something else had.
+    async fn end(&self, error: bool, by: Ending) -> bool {
+        self.ending.set(self.ending.get() + 1);
+        let did = self.node.unblock(&self.link, error).await;
+        if did {
+            self.ended.set(Some(by));
+        }
+        self.ending.set(self.ending.get() - 1);
+        self.answered.notify_one();
+        did
+    }
+
+    /// Who ended it, once that is known.
+    pub(super) async fn ended(&self) -> Option<Ending> {
+        while self.ending.get() > 0 {
+            self.answered.notified().await;
+        }
+        self.ended.get()
+    }
+}
