@@ -129,7 +129,7 @@ impl Node {
     ///
     /// # Errors
     /// There is none and none may be dialled yet.
-    #[inline]
+    #[inline(always)]
     pub fn link(self: &Rc<Self>, protocol: Protocol, affinity: Affinity) -> Result<Rc<Link>, Down> {
         if affinity.database != 0 {
             return self.link_to_database(protocol, affinity.database);

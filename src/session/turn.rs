@@ -94,7 +94,7 @@ impl Turn {
             return Poll::Ready(());
         }
         self.session.tell_late(&mut self.session.state.borrow_mut());
-        self.closing |= self.worker.drain.is_cancelled();
+        self.closing |= self.worker.draining.get();
         let is_empty = self.input.is_empty() && self.ahead.is_empty();
         let mut stop = if is_empty { Stop::Empty } else { self.plan_input() };
         let mut reads = 0;

@@ -58,7 +58,9 @@ pub struct Worker {
     /// The scripts that clients have shown.
     pub(super) scripts: ScriptCache,
     /// Cancelled when the process stops: sessions finish what is on its way and end.
-    pub drain: CancellationToken,
+    drain: CancellationToken,
+    /// The same, without a lock.
+    pub(super) draining: Cell<bool>,
     pub(super) spin: Spin,
     pub(super) sessions: RefCell<HashMap<u64, Weak<Session>>>,
     /// How many sessions there have been.
@@ -103,6 +105,7 @@ impl Worker {
             paused: Paused::default(),
             slow_nanos,
             drain,
+            draining: Cell::new(false),
             sessions,
             places,
             held_bytes,
@@ -130,7 +133,6 @@ impl Worker {
         timeouts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let rounds = |time: Duration| (time.as_secs_f64() / every.as_secs_f64()).ceil() as u32;
         let (limit, idle) = (rounds(link_timeout), rounds(IDLE));
-        let mut draining = false;
         loop {
             tokio::select! {
                 changed = published.changed() => if changed.is_err() { return },
@@ -144,8 +146,8 @@ impl Worker {
                     self.each_session(|session| session.time_out(now));
                     continue;
                 }
-                () = self.drain.cancelled(), if !draining => {
-                    draining = true;
+                () = self.drain.cancelled(), if !self.draining.get() => {
+                    self.draining.set(true);
                     self.each_session(|session| session.wakeup.wake());
                     continue;
                 }
