@@ -9,10 +9,10 @@ use std::thread;
 
 use support::{Client, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually};
 
-/// Two workers, two links each for either version of the protocol, one for subscriptions and one for MONITOR, and one
-/// connection for the topology.
-const MOST: usize = 2 * (2 * 2 + 2) + 1;
-const ARGS: [&str; 6] = ["--workers", "2", "--connections-per-node", "2", "--max-connections-per-node", "13"];
+/// Two workers, two links each for either version of the protocol, one for subscriptions, one for MONITOR and one for
+/// WAIT, and one connection for the topology.
+const MOST: usize = 2 * (2 * 2 + 3) + 1;
+const ARGS: [&str; 6] = ["--workers", "2", "--connections-per-node", "2", "--max-connections-per-node", "15"];
 
 /// The proxy's connections in a node's CLIENT LIST: they have names.
 fn listed(admin: &mut Client) -> usize {
@@ -47,6 +47,11 @@ fn a_node_never_has_more_connections_than_declared_whatever_is_killed() {
         let what: &[&str] = if i < 2 { &["PSUBSCRIBE", "*"] } else { &["MONITOR"] };
         assert!(!client.cmd(what).is_error());
     }
+    // And one on each worker waits for replicas of every node.
+    for client in &mut clients[..2] {
+        assert!(keys.iter().all(|key| client.cmd(&["SET", key, "v"]) == Value::ok()));
+        assert_eq!(client.cmd(&["WAIT", "1", "50"]), Value::Int(0));
+    }
     let mut admins: Vec<Client> = (0..3).map(|node| cluster.client(node)).collect();
     // The topology's connection comes with the first refresh that asks that node: a third of the nodes each.
     eventually(SOON, || admins.iter_mut().map(listed).max() == Some(MOST));
@@ -79,8 +84,8 @@ fn a_node_never_has_more_connections_than_declared_whatever_is_killed() {
 #[test]
 fn who_finds_all_connections_taken_waits_for_one() {
     let cluster = ScriptedCluster::start(1);
-    // 1 × (2 × 1 + 2) + 1: all of them are there, so that a new link has no place while an old one is leaving.
-    let args = ["--workers", "1", "--max-connections-per-node", "5"];
+    // 1 × (2 × 1 + 3) + 1: all of them are there, so that a new link has no place while an old one is leaving.
+    let args = ["--workers", "1", "--max-connections-per-node", "6"];
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&args).start();
     let mut clients = clients(&proxy);
     for client in &mut clients {
@@ -88,6 +93,7 @@ fn who_finds_all_connections_taken_waits_for_one() {
     }
     cluster.script(|_, args| match &args[0][..] {
         b"MONITOR" => support::Action::ok(),
+        b"WAIT" => support::Action::reply(":0\r\n"),
         b"PSUBSCRIBE" => support::Action::reply(">3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"),
         _ => support::Action::Default,
     });
@@ -95,7 +101,8 @@ fn who_finds_all_connections_taken_waits_for_one() {
     for (client, what) in listeners.iter_mut().zip([&["MONITOR"][..], &["PSUBSCRIBE", "*"]]) {
         assert!(!client.cmd(what).is_error());
     }
-    eventually(SOON, || cluster.node(0).open() == 5);
+    assert_eq!(clients[0].cmd(&["WAIT", "1", "50"]), Value::Int(0));
+    eventually(SOON, || cluster.node(0).open() == 6);
     // A MOVED to the node itself makes the proxy open another link beside the one that is leaving.
     let gate = support::Gate::new();
     let (held, moved) = (gate.clone(), format!("MOVED {} {}", support::slot_of("k"), cluster.node(0).addr()));
@@ -108,7 +115,7 @@ fn who_finds_all_connections_taken_waits_for_one() {
     clients[0].send_raw([encode(&["INCR", "k"]), encode(&["GET", "other"])].concat());
     let reached = "slotmux_bound_reached_total{bound=\"max_connections_per_node\"}";
     eventually(SOON, || proxy.metric(reached) >= 1.0);
-    assert!(cluster.node(0).open() <= 5);
+    assert!(cluster.node(0).open() <= 6);
     gate.open();
     assert_eq!(clients[0].read_values(2), [Value::Int(1), Value::bulk("late")]);
 }

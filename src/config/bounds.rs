@@ -223,7 +223,7 @@ ClusterLimits, Cluster {
     metric: "slotmux_waiting_for_connection",
     at: "a blocking command waits in line for its own timeout, WATCH for its deadline";
 
-    max_connections_per_node, "max-connections-per-node": count = "1280", "5" ..= "100000",
+    max_connections_per_node, "max-connections-per-node": count = "1280", "6" ..= "100000",
     what: "Connections to one node, of every kind together, from the whole process",
     reason: "an eighth of what a server takes by default (its maxclients): dedicated_per_node and room for what the \
              workers share, which must fit in with one for the topology: workers × (2 × connections_per_node + 3) + 1",
