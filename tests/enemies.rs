@@ -9,9 +9,13 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use support::{Client, Proxy, ProxyBuilder, SOON, TestCluster, Value, eventually, key};
+use support::{
+    Action, Client, Gate, Proxy, ProxyBuilder, SOON, ScriptedCluster, TestCluster, Value, eventually, key,
+};
 
 /// As many connections come and go; ten minutes of it are a hundred thousand.
 const CHURN: usize = 6_000;
@@ -204,5 +208,118 @@ fn clients_that_come_and_go_in_mid_pipeline_leave_nothing_behind() {
     assert!(now < before + MORE, "{before} to {now}");
     for gauge in ["slotmux_in_flight_requests", "slotmux_held_requests", "slotmux_waiting_for_connection"] {
         assert_eq!(proxy.metric(gauge), 0.0, "{gauge}");
+    }
+}
+
+#[test]
+fn clients_that_begin_to_wait_and_leave_keep_nobody_from_watching() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = proxy(&cluster).start();
+    let mut client = proxy.connect();
+    assert_serves(&mut client);
+    let over = AtomicBool::new(false);
+    let mut took = Vec::new();
+    thread::scope(|scope| {
+        let _over = Over(&over);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    flood(&proxy);
+                }
+            });
+        }
+        eventually(SOON, || proxy.metric("slotmux_abandoned_requests_total") > 1_000.0);
+        for number in 0..12 {
+            let (name, begun) = (key(number * 1000, "w"), Instant::now());
+            let mut watcher = proxy.connect();
+            assert_eq!(watcher.cmd(&["WATCH", &name]), Value::ok());
+            let replies = watcher.pipeline(&[&["MULTI"][..], &["SET", &name, "v"], &["EXEC"]]);
+            assert_eq!(replies[2], Value::Array(vec![Value::ok()]));
+            assert_serves(&mut client);
+            took.push(begun.elapsed());
+        }
+    });
+    took.sort();
+    assert!(took[took.len() / 2] < Duration::from_secs(2), "{took:?}");
+    let failed = ["slotmux_errors_total", "slotmux_node_dial_failures_total"];
+    assert_eq!(failed.map(|name| proxy.metric(name)), [0.0, 0.0]);
+    eventually(SOON, || proxy.metric("slotmux_clients") == 1.0);
+}
+
+/// A node that serves its links, and does about each further handshake what it is told.
+fn reluctant(args: &[&str], about: impl Fn() -> Action + Send + 'static) -> (ScriptedCluster, Proxy, Client) {
+    let cluster = ScriptedCluster::start(1);
+    cluster.script(|_, args| match &args[0][..] {
+        b"BLPOP" => Action::reply("*2\r\n$1\r\nl\r\n$1\r\nx\r\n"),
+        _ => Action::Default,
+    });
+    let proxy = cluster.proxy(&[&["--workers", "1"], args].concat());
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
+    cluster.node(0).control(move |_, args| match &args[0][..] {
+        b"CLIENT" => about(),
+        _ => Action::Default,
+    });
+    (cluster, proxy, client)
+}
+
+#[test]
+fn a_dial_for_who_has_gone_serves_who_comes_and_nothing_is_sent_for_the_former() {
+    let gate = Gate::new();
+    let slow = gate.clone();
+    let about = move || Action::Default.after(&slow);
+    let (cluster, proxy, mut client) = reluctant(&["--connect-timeout", "1m"], about);
+    let begin = || {
+        let mut clients: Vec<Client> = (0..5).map(|_| proxy.connect()).collect();
+        clients.iter_mut().for_each(|client| client.send(&["BLPOP", "l", "0"]));
+        eventually(SOON, || proxy.metric("slotmux_in_flight_requests") == 5.0);
+        clients
+    };
+    let gone = begin();
+    eventually(SOON, || cluster.node(0).open() >= 5);
+    let dials = proxy.metric("slotmux_node_dials_total");
+    gone.into_iter().for_each(Client::reset);
+    eventually(SOON, || proxy.metric("slotmux_in_flight_requests") == 0.0);
+    let stay = begin();
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
+    assert_eq!(proxy.metric("slotmux_node_dials_total"), dials);
+    gate.open();
+    for mut client in stay {
+        assert_eq!(client.read_value(), Value::bulks(&["l", "x"]));
+    }
+    assert_eq!(cluster.count("BLPOP l 0"), 5);
+}
+
+#[test]
+fn a_node_without_time_for_one_more_connection_is_not_down() {
+    let (cluster, proxy, mut client) = reluctant(&["--connect-timeout", "100ms"], || Action::Silent);
+    let mut waiting = proxy.connect();
+    waiting.send(&["BLPOP", "l", "0"]);
+    eventually(SOON, || proxy.metric("slotmux_node_dial_failures_total") > 2.0);
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
+    assert!(!proxy.log().contains("can't be connected to"), "{}", proxy.log());
+    cluster.node(0).control(|_, _| Action::Default);
+    assert_eq!(waiting.read_value(), Value::bulks(&["l", "x"]));
+}
+
+/// Clients that begin to wait and leave at once; not before most of those before them were noticed.
+fn flood(proxy: &Proxy) {
+    let clients: Vec<Client> = (0..60).map(|_| proxy.connect()).collect();
+    for (number, mut client) in clients.into_iter().enumerate() {
+        client.send(&["BLPOP", &key((number * 250) as u16, "l"), "0"]);
+        match number % 2 {
+            0 => client.reset(),
+            _ => drop(client),
+        }
+    }
+    eventually(SOON, || proxy.metric("slotmux_clients") < 500.0);
+}
+
+/// Sets a flag when it is dropped, also by a failed assertion, so that threads in a scope end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
-use super::link::{Link, State};
-use super::{Affinity, Down, Node};
+use super::link::{Link, NOT_WANTED};
+use super::{Affinity, Down, Node, Purpose};
 use crate::protocol::{Protocol, write};
 
 /// A connection that nobody has used for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// A dial for who has gone goes on, for whoever comes next, only while fewer connections lie ready.
+const SPARE: usize = 8;
 
 /// What a session needs a connection for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,15 @@ pub(super) struct Connection {
     _right: Option<OwnedSemaphorePermit>,
 }
 
+impl From<Use> for Purpose {
+    fn from(purpose: Use) -> Self {
+        match purpose {
+            Use::Blocking => Purpose::Dedicated,
+            Use::Watching => Purpose::Watching,
+        }
+    }
+}
+
 impl Node {
     /// A connection to this node for the caller alone. Waits in line, in the order of all that ask in this process,
     /// while all of `dedicated_per_node` are taken, and while the node may not be dialled for reasons of politeness:
@@ -59,9 +70,15 @@ impl Node {
         if let Some(connection) = self.take_free(protocol, database, purpose) {
             return Ok(self.given(connection));
         }
-        let right = self.backend().gate.line(self.addr(), purpose).wait(&self.backend().metrics).await;
+        let line = self.backend().gate.line(self.addr(), purpose);
+        let right = line.wait(&self.backend().metrics).await;
+        let _turn = line.turn().await;
         loop {
-            match self.open_dedicated(protocol, database) {
+            // Somebody may have given one back meanwhile.
+            if let Some(connection) = self.take_free(protocol, database, purpose) {
+                return Ok(self.given(connection));
+            }
+            match self.dial(protocol, database, purpose.into(), None) {
                 Ok(link) => {
                     let (since, _right) = (Instant::now(), right);
                     return Ok(self.given(Connection { link, protocol, database, purpose, since, _right }));
@@ -103,8 +120,15 @@ impl Node {
     fn take_back(&self, connection: Connection) {
         let link = &connection.link;
         self.in_use.borrow_mut().remove(&link.id());
+        if link.is_opening() {
+            if self.free.borrow().len() >= SPARE {
+                return link.end();
+            }
+            // Nothing was sent on it yet: whoever comes next need not dial.
+            link.give_back(NOT_WANTED);
+        }
         let on_way = link.queue.borrow().entries.iter().any(|entry| entry.receiver.is_some());
-        let is_clean = link.state.get() == State::Up && !on_way && link.unblocks.get() == 0;
+        let is_clean = link.takes_commands() && !on_way && link.unblocks.get() == 0;
         if !is_clean || self.is_retired() || self.somebody_waits() {
             return link.end();
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::Use;
 use crate::metrics::{Reached, WorkerMetrics};
@@ -33,8 +33,10 @@ pub enum Purpose {
     Commands,
     /// To make replicas acknowledge what they have.
     Acknowledge,
-    /// Commands of one client that need a connection of their own; they leave room for all that is shared.
+    /// A command of one client that waits for others; such connections leave room for all that is shared.
     Dedicated,
+    /// Keys that one client watches; they leave that room, too.
+    Watching,
     /// Commands about a database besides database 0; they leave that room, too.
     Database,
     /// Questions about the topology: one place is always left for it.
@@ -61,19 +63,20 @@ pub struct GateLimits {
     pub dedicated: usize,
 }
 
-/// Sessions that wait for a connection of their own to one node, first come first served.
+/// Sessions that wait for a connection of their own to one node, first come first served: the places, how many wait for
+/// one, and whose turn it is to dial.
 #[derive(Clone, Debug)]
-pub(super) struct Line(Arc<Semaphore>, Arc<AtomicUsize>);
+pub(super) struct Line(Arc<Semaphore>, Arc<AtomicUsize>, Arc<Semaphore>);
 
 #[derive(Debug, Default)]
 struct Counts {
     dials: VecDeque<Instant>,
-    /// Those for connections of single sessions.
-    dedicated: VecDeque<Instant>,
+    /// Those for connections of single sessions, by [`Use`]: who consumes does not keep others from watching.
+    dedicated: [VecDeque<Instant>; 2],
     /// The last dial succeeded.
     is_up: bool,
     /// By [`Purpose`].
-    connections: [usize; 5],
+    connections: [usize; 6],
 }
 
 /// No connection may be opened now.
@@ -107,7 +110,10 @@ impl DialGate {
             lines.retain(|_, [one, other]| Arc::strong_count(&one.0) + Arc::strong_count(&other.0) > 2);
         }
         let watching = (self.limits.dedicated / 8).max(1);
-        let line = |places: usize| Line(Arc::new(Semaphore::new(places)), Arc::default());
+        let line = |places: usize| {
+            let turn = Arc::new(Semaphore::new(1));
+            Line(Arc::new(Semaphore::new(places)), Arc::default(), turn)
+        };
         let both = lines
             .entry(addr.clone())
             .or_insert_with(|| [line(self.limits.dedicated.saturating_sub(watching).max(1)), line(watching)]);
@@ -146,8 +152,8 @@ impl DialGate {
             Purpose::Commands | Purpose::Acknowledge => {
                 counts.total() - counts.connections[Purpose::Topology as usize] + FOR_TOPOLOGY
             }
-            Purpose::Dedicated | Purpose::Database => {
-                let own = [Purpose::Dedicated, Purpose::Database];
+            Purpose::Dedicated | Purpose::Watching | Purpose::Database => {
+                let own = [Purpose::Dedicated, Purpose::Watching, Purpose::Database];
                 own.iter().map(|own| counts.connections[*own as usize]).sum::<usize>() + self.limits.shared
             }
             Purpose::Topology => counts.total(),
@@ -156,7 +162,8 @@ impl DialGate {
             return Err(Refused { until: now + FULL, full: true });
         }
         let (dials, most) = match purpose {
-            Purpose::Dedicated if counts.is_up => (&mut counts.dedicated, DIALS_DEDICATED),
+            Purpose::Dedicated if counts.is_up => (&mut counts.dedicated[0], DIALS_DEDICATED),
+            Purpose::Watching if counts.is_up => (&mut counts.dedicated[1], DIALS_DEDICATED / 4),
             _ => (&mut counts.dials, DIALS),
         };
         match dials.front() {
@@ -180,7 +187,7 @@ impl DialGate {
     /// How many connections of single sessions the node has that has most of them.
     #[must_use]
     pub fn most_dedicated(&self) -> usize {
-        self.lock().values().map(|counts| counts.connections[Purpose::Dedicated as usize]).max().unwrap_or(0)
+        self.lock().values().map(Counts::dedicated).max().unwrap_or(0)
     }
 
     /// How many connections of single sessions a node may have.
@@ -202,12 +209,17 @@ impl DialGate {
 
 impl Line {
     /// Waits for a place, counted as waiting. None is given only if the line were closed, which nobody does.
-    pub(super) async fn wait(self, metrics: &WorkerMetrics) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn wait(&self, metrics: &WorkerMetrics) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.0.clone().try_acquire_owned() {
             return Some(place);
         }
         let _waiting = Waiting::begin(&self.1, metrics);
-        self.0.acquire_owned().await.ok()
+        self.0.clone().acquire_owned().await.ok()
+    }
+
+    /// Waits for the turn to dial, so that those who wait for that do not all try at the same moment.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.2.acquire().await.ok()
     }
 }
 
@@ -231,6 +243,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Counts {
+    fn dedicated(&self) -> usize {
+        self.connections[Purpose::Dedicated as usize] + self.connections[Purpose::Watching as usize]
+    }
+
     fn total(&self) -> usize {
         self.connections.iter().sum()
     }
@@ -282,5 +298,18 @@ mod tests {
         assert_eq!(gate.most_connected(), 3);
         drop((held, topology));
         assert!(gate.most_connected() == 0 && take(Purpose::Commands).is_ok());
+    }
+
+    #[test]
+    fn who_consumes_leaves_dials_to_who_watches() {
+        let gate = DialGate::new(GateLimits { most: 5, shared: 1, dedicated: 4 });
+        let (addr, now) = (NodeAddr::new("a", 1), Instant::now());
+        let take = |purpose| gate.take(&addr, purpose, now).map(drop);
+        assert!(take(Purpose::Commands).is_ok());
+        gate.dialled(&addr, true);
+        for _ in 0..DIALS_DEDICATED {
+            take(Purpose::Dedicated).unwrap();
+        }
+        assert!(take(Purpose::Dedicated).is_err() && take(Purpose::Watching).is_ok());
     }
 }

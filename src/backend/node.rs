@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
@@ -167,15 +169,6 @@ impl Node {
         Ok(link)
     }
 
-    /// Starts to open a link for one session.
-    pub(super) fn open_dedicated(
-        self: &Rc<Self>,
-        protocol: Protocol,
-        database: u32,
-    ) -> Result<Rc<Link>, Down> {
-        self.dial(protocol, database, Purpose::Dedicated, None)
-    }
-
     pub(super) fn dial(
         self: &Rc<Self>,
         protocol: Protocol,
@@ -199,7 +192,7 @@ impl Node {
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
         let name = format!("slotmux-{:08x}-{id}", fastrand::u32(..));
         let bit = match purpose {
-            Purpose::Dedicated | Purpose::Acknowledge => 0,
+            Purpose::Dedicated | Purpose::Watching | Purpose::Acknowledge => 0,
             _ if listener.is_some() => 0,
             _ => 1 << (NEXT_SHARED.replace(NEXT_SHARED.get().wrapping_add(1)) % u64::BITS),
         };
@@ -217,8 +210,14 @@ impl Node {
         let share = Share::new(self.metrics.clone());
         let old = self.old.borrow().clone();
         let (credentials, limit) = (credentials.as_ref(), *connect_timeout);
-        let opened =
-            handshake::open(&self.addr, protocol, database, credentials, &link.name, &old, limit).await;
+        let opening = handshake::open(&self.addr, protocol, database, credentials, &link.name, &old, limit);
+        let mut opening = pin!(opening);
+        // Nobody is dialled for who has gone.
+        let opened = poll_fn(|cx| {
+            link.wakeup.begin(cx);
+            if link.is_closed() { Poll::Ready(None) } else { opening.as_mut().poll(cx).map(Some) }
+        });
+        let Some(opened) = opened.await else { return };
         let opened = match opened {
             Ok(opened) => opened,
             Err(DialError::Database(text)) => return self.database_refused(&link, database, &text),
@@ -266,11 +265,16 @@ impl Node {
     }
 
     fn dial_failed(&self, link: &Link, error: &DialError) {
-        self.backend.gate.dialled(&self.addr, false);
         self.metrics.dial_failures[error.kind().index()].inc();
         if error.kind() == DialFailure::Timeout {
             self.backend.metrics.reached[Reached::ConnectTimeout.index()].add(1);
         }
+        // A node that serves others may have no time, or no room, for one more.
+        if link.bit() == 0 && self.links().any(|other| other.is_up()) {
+            link.close("the node can't be connected to");
+            return;
+        }
+        self.backend.gate.dialled(&self.addr, false);
         let now = Instant::now();
         let failures = self.failures.replace(self.failures.get().saturating_add(1));
         let most = BACKOFF_MOST.min(BACKOFF_FIRST.saturating_mul(1 << failures.min(10)));

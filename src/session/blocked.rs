@@ -69,6 +69,10 @@ impl Session {
                     return;
                 }
                 sleep(AGAIN).await;
+                // In line for a connection there is nothing for it yet.
+                if self.in_line.get() {
+                    return;
+                }
             }
         };
         _ = timeout(BRIEF, ended).await;
