@@ -137,8 +137,10 @@ fn fleet(turn: usize) -> String {
 
 fn a_worker() -> Routes {
     let metrics = Metrics::new(Shape { clusters: vec!["main".into()], workers: 1, ..Shape::default() });
-    let (gate, worker) =
-        (DialGate::new(GateLimits { most: 100, shared: 10, dedicated: 10 }), metrics.workers()[0].clone());
+    let (gate, worker) = (
+        DialGate::new(GateLimits { most: 100, shared: 10, dedicated: 10, dedicated_in_all: 10 }),
+        metrics.workers()[0].clone(),
+    );
     let settings = Settings {
         cluster: "main".into(),
         credentials: None,

@@ -171,6 +171,7 @@ fn clusters(config: &Config, metrics: &Metrics) -> (Vec<ClusterParts>, Vec<Refre
             // For each worker one besides that tells of topics, and one that monitors.
             shared: cluster.shared_connections(config.workers),
             dedicated: cluster.limits.dedicated_per_node,
+            dedicated_in_all: server::affordable_dedicated(config.limits.max_clients, config.clusters.len()),
         });
         let options = Options {
             seeds: cluster.seeds.clone(),

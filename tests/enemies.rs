@@ -21,9 +21,9 @@ use support::{
 const CHURN: usize = 6_000;
 const SLOW: usize = 5_000;
 /// So many connections to nodes may be left to be used again.
-const SPARE: usize = 60;
+const SPARE: usize = 120;
 /// What the allocator may keep of what came and went.
-const MORE: f64 = 4.0 * 1024.0 * 1024.0;
+const MORE: f64 = 16.0 * 1024.0 * 1024.0;
 
 fn proxy(cluster: &TestCluster) -> ProxyBuilder {
     Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"])
@@ -83,6 +83,28 @@ fn when_descriptors_run_out_those_inside_are_served_and_accepting_goes_on_later(
     assert!(proxy.metric("slotmux_accept_errors_total") > 0.0);
     // It did not run in circles meanwhile.
     assert!(processor_seconds(&proxy) < 5.0, "{}", processor_seconds(&proxy));
+}
+
+#[test]
+fn clients_that_wait_leave_descriptors_for_all_others() {
+    let cluster = TestCluster::primaries(3);
+    let mut limited = Command::new("prlimit");
+    limited.args(["--nofile=700:700", env!("CARGO_BIN_EXE_slotmux")]);
+    let proxy = Proxy::by(limited, &cluster.seeds()).args(&["--workers", "2"]).start();
+    let mut inside = proxy.connect();
+    assert_serves(&mut inside);
+    let mut waiting: Vec<Client> = (0..200).map(|_| proxy.connect()).collect();
+    for (number, client) in waiting.iter_mut().enumerate() {
+        client.send(&["BLPOP", &key([0, 8_000, 16_000][number % 3], "list"), "0"]);
+    }
+    eventually(SOON, || proxy.metric("slotmux_in_flight_requests") == waiting.len() as f64);
+    assert!(descriptors(&proxy) < 500, "{}", descriptors(&proxy));
+    // New links find descriptors, and so do those who look.
+    for node in 0..3 {
+        cluster.client(node).cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    }
+    eventually(SOON, || inside.cmd(&["SET", &key(8_000, "k"), "v"]) == Value::ok());
+    assert_serves(&mut inside);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn refresher(options: Options) -> (Arc<Shared>, Arc<Metrics>) {
     let metrics = Metrics::new(Shape { clusters: vec!["main".into()], ..Shape::default() });
     let refresh = Refresh::new(
         options,
-        DialGate::new(GateLimits { most: 100, shared: 10, dedicated: 10 }),
+        DialGate::new(GateLimits { most: 100, shared: 10, dedicated: 10, dedicated_in_all: 10 }),
         metrics.clusters()[0].clone(),
     );
     let shared = refresh.shared();

@@ -61,6 +61,8 @@ pub struct GateLimits {
     pub shared: usize,
     /// Those of single sessions, of which an eighth is for watched keys.
     pub dedicated: usize,
+    /// Those of all nodes together: as many as the open files allow.
+    pub dedicated_in_all: usize,
 }
 
 /// Sessions that wait for a connection of their own to one node, first come first served: the places, how many wait for
@@ -146,6 +148,12 @@ impl DialGate {
         let mut nodes = self.lock();
         if nodes.len() > REMEMBERED {
             nodes.retain(|_, counts| counts.total() > 0 || counts.was_dialled(now));
+        }
+        let is_dedicated = matches!(purpose, Purpose::Dedicated | Purpose::Watching);
+        if is_dedicated
+            && nodes.values().map(Counts::dedicated).sum::<usize>() >= self.limits.dedicated_in_all
+        {
+            return Err(Refused { until: now + FULL, full: false });
         }
         let counts = nodes.entry(addr.clone()).or_default();
         let taken = match purpose {
@@ -270,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_node_is_dialled_at_most_ten_times_in_any_second() {
-        let gate = DialGate::new(GateLimits { most: 5, shared: 5, dedicated: 0 });
+        let gate = DialGate::new(GateLimits { most: 5, shared: 5, dedicated: 0, dedicated_in_all: 0 });
         let (addr, other) = (NodeAddr::new("a", 1), NodeAddr::new("b", 1));
         let start = Instant::now();
         let mut taken: Vec<Instant> = Vec::new();
@@ -288,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_node_has_no_more_connections_than_declared_and_one_is_kept_for_the_topology() {
-        let gate = DialGate::new(GateLimits { most: 3, shared: 3, dedicated: 0 });
+        let gate = DialGate::new(GateLimits { most: 3, shared: 3, dedicated: 0, dedicated_in_all: 0 });
         let (addr, now) = (NodeAddr::new("a", 1), Instant::now());
         let take = |purpose| gate.take(&addr, purpose, now);
         let held = [take(Purpose::Commands).unwrap(), take(Purpose::Commands).unwrap()];
@@ -302,7 +310,7 @@ mod tests {
 
     #[test]
     fn who_consumes_leaves_dials_to_who_watches() {
-        let gate = DialGate::new(GateLimits { most: 5, shared: 1, dedicated: 4 });
+        let gate = DialGate::new(GateLimits { most: 5, shared: 1, dedicated: 4, dedicated_in_all: 9999 });
         let (addr, now) = (NodeAddr::new("a", 1), Instant::now());
         let take = |purpose| gate.take(&addr, purpose, now).map(drop);
         assert!(take(Purpose::Commands).is_ok());

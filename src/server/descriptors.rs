@@ -28,17 +28,30 @@ pub fn raise_open_files() {
 pub fn affordable_clients(max_clients: usize) -> usize {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return max_clients };
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-    let spare = limit.saturating_sub(open);
-    let affordable = (spare - OTHERS.min(spare / 2)).max(1);
-    if affordable < max_clients as u64 {
+    let (clients, dedicated) = shares(limit.saturating_sub(open), max_clients);
+    if clients < max_clients {
         warn!(
             open_files = limit,
-            needed = max_clients as u64 + open + OTHERS,
-            clients = affordable,
+            needed = max_clients as u64 + open + OTHERS + dedicated as u64,
+            clients,
             "the limit of open files is too low for max_clients: raise it, or fewer clients are served"
         );
     }
-    max_clients.min(usize::try_from(affordable).unwrap_or(max_clients))
+    clients
+}
+
+/// How many connections that single clients have to nodes of `clusters` clusters there may be, for each of these.
+#[must_use]
+pub fn affordable_dedicated(max_clients: usize, clusters: usize) -> usize {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return usize::MAX };
+    shares(limit, max_clients).1 / clusters.max(1)
+}
+
+/// Descriptors for clients, and for connections of single clients to nodes: a quarter, or what clients leave.
+fn shares(spare: u64, max_clients: usize) -> (usize, usize) {
+    let rest = usize::try_from(spare - OTHERS.min(spare / 2)).unwrap_or(usize::MAX);
+    let clients = max_clients.min(rest - rest / 4).max(1);
+    (clients, rest.saturating_sub(clients).max(1))
 }
 
 #[cfg(test)]
@@ -53,5 +66,12 @@ mod tests {
         assert_eq!(affordable_clients(1), 1);
         let affordable = affordable_clients(usize::MAX >> 1) as u64;
         assert!(limit.current.is_none_or(|limit| affordable < limit), "{affordable}");
+    }
+
+    #[test]
+    fn clients_that_wait_leave_descriptors_for_all_else() {
+        assert_eq!(shares(20_000, 10_000), (10_000, 9488));
+        assert_eq!(shares(1976, 10_000), (1098, 366));
+        assert_eq!(shares(10, 10_000), (4, 1));
     }
 }

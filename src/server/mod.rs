@@ -22,7 +22,7 @@ use crate::config::ProcessLimits;
 use crate::metrics::{ControlMetrics, Reached, WorkerMetrics};
 use crate::net::{Listener, Peer, StdStream};
 
-pub use descriptors::{affordable_clients, raise_open_files};
+pub use descriptors::{affordable_clients, affordable_dedicated, raise_open_files};
 pub use signals::cancel_on_signal;
 pub use worker::{ClusterParts, Parts};
 
