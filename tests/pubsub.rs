@@ -427,6 +427,23 @@ fn a_subscriber_that_may_have_missed_something_is_closed() {
 }
 
 #[test]
+fn a_subscriber_is_closed_if_its_channel_went_elsewhere_while_the_old_node_hung() {
+    let (cluster, proxy) = failing(&["--link-timeout", "60s"]);
+    let slot = support::slot_of("news");
+    let home = cluster.owner_of(slot);
+    let mut subscriber = proxy.connect();
+    subscriber.cmd(&["SUBSCRIBE", "news"]);
+    cluster.stop(home);
+    let replica = (home + 3) % 6;
+    assert_eq!(cluster.ask(replica, &["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+    // Only the node that hangs tells this one, and it will not.
+    assert_eq!(cluster.client(replica).cmd(&["PUBLISH", "news", "missed"]), Value::Int(0));
+    assert_eq!(subscriber.read_to_end_raw(), b"");
+    assert_eq!(proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_gap\"}"), 1.0);
+    cluster.cont(home);
+}
+
+#[test]
 fn a_subscriber_is_subscribed_again_in_silence_if_wanted() {
     let (cluster, proxy) = failing(&["--pubsub-gap", "resubscribe"]);
     let home = cluster.owner_of(support::slot_of("news"));

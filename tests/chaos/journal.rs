@@ -173,12 +173,6 @@ impl Journal {
         windows.iter().rev().find(fits).cloned()
     }
 
-    /// Whether a primary of this tag was being replaced unplanned, or had been until just now.
-    pub fn unsettled(&self, tag: usize, at: Ms) -> bool {
-        let near = |w: &Window| w.lossy && w.from <= at && at <= w.to.saturating_add(AFTERMATH);
-        lock(&self.windows).iter().any(|w| w.tags.contains(&tag) && near(w))
-    }
-
     /// Counts an error, and judges whether it may be.
     pub fn error(&self, command: &str, tag: Option<usize>, text: &str, sent: Ms, got: Ms) -> Outcome {
         let class = mask(text);

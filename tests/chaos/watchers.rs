@@ -19,10 +19,6 @@ use crate::{
     support::{Value, encode},
 };
 
-/// So long after a gap its subscriber's connection ends at the latest, when a primary was lost: the proxy's
-/// `link_timeout` and a moment.
-const TOLD: Ms = 8000;
-
 /// Keys that are there from the beginning to the end: some in each tag's slot, and others anywhere.
 pub fn fixed_keys() -> Vec<String> {
     let of_tags = (0..TAGS).flat_map(|tag| (0..10).map(move |i| key(tag, &format!("fixed{i}"))));
@@ -118,7 +114,6 @@ impl Run {
                 }
             };
             let Some(end) = end else { return heard.finish(who, last) };
-            lock(&heard.0).ended.push((who, self.journal.now()));
             self.journal.event(format!("subscriber {who} lost its connection: {end:?}"));
             self.journal.count("subscribers disconnected", 1);
             if self.settings.is_quiet() {
@@ -154,16 +149,6 @@ impl Run {
         };
         let missed = |who: usize, client: &Client, tag: usize, n: usize, at: Ms| {
             if let Some((sent, got, _)) = published(client, tag, n) {
-                if self.journal.unsettled(tag, got) {
-                    let told = |&(other, end): &(usize, Ms)| {
-                        other == who && (at..=at.saturating_add(TOLD)).contains(&end)
-                    };
-                    // What was published at the new home before it was subscribed there, while the old one hung.
-                    let how = if heard.ended.iter().any(told) { "before a" } else { "without any" };
-                    let what =
-                        format!("messages missed {how} disconnect, at an unplanned change of the primary");
-                    return self.journal.count(&what, 1);
-                }
                 let what = format!(
                     "subscriber {who} missed {}.{tag}.{n}, published {sent}..{got}, found out at {at}",
                     client.me
@@ -193,8 +178,6 @@ pub struct Heard(Mutex<Ears>);
 #[derive(Default)]
 struct Ears {
     gaps: Vec<Gap>,
-    /// When a subscriber's connection was closed.
-    ended: Vec<(usize, Ms)>,
     /// At the end.
     last: Vec<(usize, Last)>,
     over: bool,

@@ -25,8 +25,10 @@ impl Hub {
             }
             Event::Unanswered { op } => {
                 let Some(what) = state.ops.remove(&op) else { return };
-                if let What::Leave(..) = what.what {
-                    return self.left(&what);
+                match what.what {
+                    What::Leave(..) => return self.left(&what),
+                    What::Sign => return,
+                    What::Subscribe => {}
                 }
                 let Some(entry) = state.topics[what.kind as usize].get_mut(&what.name) else { return };
                 entry.sources.retain(|source| source.op != op);
@@ -72,8 +74,13 @@ impl Hub {
             state.not_used(&what.node, what.line);
             return self.left(&what);
         }
-        let Op { kind, name, node, line, .. } = what;
+        let Op { kind, name, node, line, what } = what;
         let Some(entry) = state.topics[kind as usize].get_mut(&name) else { return };
+        if let What::Sign = what {
+            let handover = entry.handover.as_mut().filter(|handover| handover.sign == op);
+            handover.into_iter().for_each(|handover| handover.lives(now));
+            return state.agenda.push((kind, name));
+        }
         let Some(at) = entry.sources.iter().position(|source| source.op == op) else { return };
         let Some(error) = error else {
             entry.sources[at].confirmed = true;

@@ -1,10 +1,12 @@
 //! A topic goes over from one connection to another while messages come: each is delivered once.
 //!
 //! For a while a topic is subscribed on both. The old connection's messages are delivered and remembered; the new
-//! one's are held, unless they are remembered. Half a second after the new one is confirmed the old one
-//! has no say any more: what is still held was never seen on it and is delivered, and what it delivered a moment ago
-//! is still dropped when it comes on the new one. Only then is the old one left. Messages are told apart by their
-//! bytes: of equal ones as many are delivered as were published.
+//! one's are held, unless they are remembered. When the new one is confirmed, the old one is asked for a sign of life:
+//! what was published at the new node before comes only on the old one, and never if that node hangs. Half a second
+//! after the sign the old one has no say any more: what is still held was never seen on it and is delivered, and what
+//! it delivered a moment ago is still dropped when it comes on the new one. Only then is the old one left. Without a
+//! sign messages may have been missed. Messages are told apart by their bytes: of equal ones as many are delivered as
+//! were published.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -17,6 +19,9 @@ use crate::net::NodeAddr;
 /// How long both connections are listened to, and for how long after that late copies are dropped. From node to node
 /// the last messages before a pause take up to a tenth of a second, and the tables of publishers change within a few.
 pub(super) const OVERLAP: Duration = Duration::from_millis(500);
+/// So long the old one may take to show that it lives. Two nodes that do not hear of each other for half of
+/// `cluster-node-timeout` cut their connection, and what was on its way between them is lost.
+const SILENCE: Duration = Duration::from_secs(2);
 /// So long what the old connection delivers is remembered before the new one is subscribed, which shows it late.
 const PRELUDE: Duration = Duration::from_millis(250);
 /// More than this is not held: the old connection is late.
@@ -34,8 +39,10 @@ pub(super) enum Side {
 enum Stage {
     /// The new connection is not confirmed yet. Since when only the old one is remembered.
     Begun(Instant),
-    /// Both are, since then.
+    /// Both are, since then; the old one has not shown yet that it lives.
     Both(Instant),
+    /// It has, then.
+    Alive(Instant),
     /// Only the new one counts, since then.
     Over(Instant),
 }
@@ -54,6 +61,8 @@ pub(super) struct Handover {
     /// What the new connection has shown and the old one has not.
     held: VecDeque<(u64, Bytes)>,
     held_bytes: usize,
+    /// The number of the command that asks the old one for a sign of life.
+    pub(super) sign: u64,
     /// The old connection has ended: there is nothing to wait for.
     alone: bool,
 }
@@ -68,6 +77,7 @@ impl Handover {
             delivered: VecDeque::new(),
             held: VecDeque::new(),
             held_bytes: 0,
+            sign: 0,
             alone: false,
         }
     }
@@ -107,41 +117,59 @@ impl Handover {
         !matches!(self.stage, Stage::Begun(since) if now < since + PRELUDE)
     }
 
-    /// The new connection is confirmed.
-    pub(super) fn confirmed(&mut self, now: Instant) {
-        if matches!(self.stage, Stage::Begun(_)) {
-            self.stage = Stage::Both(now);
+    /// The new connection is confirmed. True if the old one is to be asked for a sign of life.
+    pub(super) fn confirmed(&mut self, now: Instant) -> bool {
+        if !matches!(self.stage, Stage::Begun(_)) {
+            return false;
+        }
+        let asks = self.from.is_some();
+        self.stage = if asks { Stage::Both(now) } else { Stage::Alive(now) };
+        asks
+    }
+
+    /// The old connection has answered.
+    pub(super) fn lives(&mut self, now: Instant) {
+        if matches!(self.stage, Stage::Both(_)) {
+            self.stage = Stage::Alive(now);
         }
     }
 
     /// Whether the old connection may be left: then [`cut`](Self::cut) is to be called.
     pub(super) fn is_due(&self, now: Instant) -> bool {
+        let late = self.alone || self.held_bytes > MOST_HELD;
         match self.stage {
-            Stage::Both(since) => now >= since + OVERLAP || self.alone || self.held_bytes > MOST_HELD,
+            Stage::Both(since) => late || now >= since + SILENCE,
+            Stage::Alive(since) => late || now >= since + OVERLAP,
             Stage::Begun(_) | Stage::Over(_) => false,
         }
     }
 
+    /// Whether a cut now may leave out messages.
+    pub(super) fn may_miss(&self) -> bool {
+        matches!(self.stage, Stage::Both(_))
+    }
+
     /// When it goes on by itself.
     pub(super) fn next(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::Begun(since) => Some(since + PRELUDE),
-            Stage::Both(since) | Stage::Over(since) => Some(since + OVERLAP),
-        }
+        Some(match self.stage {
+            Stage::Begun(since) => since + PRELUDE,
+            Stage::Both(since) => since + SILENCE,
+            Stage::Alive(since) | Stage::Over(since) => since + OVERLAP,
+        })
     }
 
     /// Whether more is held than may be.
     pub(super) fn is_full(&self) -> bool {
-        matches!(self.stage, Stage::Both(_)) && self.held_bytes > MOST_HELD
+        matches!(self.stage, Stage::Both(_) | Stage::Alive(_)) && self.held_bytes > MOST_HELD
     }
 
     /// From now on only the new connection counts; what is to be delivered now.
-    pub(super) fn cut(&mut self, now: Instant) -> VecDeque<(u64, Bytes)> {
+    pub(super) fn cut(&mut self, now: Instant) -> VecDeque<Bytes> {
         self.stage = Stage::Over(now);
         // What the new connection has not shown for so long was published before it was subscribed.
         self.delivered.retain(|(at, _)| now.duration_since(*at) < OVERLAP / 2);
         self.held_bytes = 0;
-        std::mem::take(&mut self.held)
+        std::mem::take(&mut self.held).into_iter().map(|(_, frame)| frame).collect()
     }
 
     /// One of the connections has ended, which is no harm.
@@ -179,7 +207,7 @@ mod tests {
         let mut handover = Handover::new(None, NodeAddr::new("b", 1), start);
         // Before the new one was subscribed, so that it never shows it.
         assert!(handover.take(Old, b"tick", start));
-        handover.confirmed(start);
+        assert!(!handover.confirmed(start));
         let now = start + OVERLAP - Duration::from_millis(1);
         assert!(handover.take(Old, b"1", now) && !handover.take(New, b"1", now));
         assert!(!handover.take(New, b"2", now) && handover.take(Old, b"2", now));
@@ -187,11 +215,22 @@ mod tests {
         assert!(!handover.take(New, b"5", now) && !handover.is_due(now));
         let now = start + OVERLAP;
         assert!(handover.is_due(now));
-        let held: Vec<Bytes> = handover.cut(now).into_iter().map(|(_, frame)| frame).collect();
+        let held: Vec<Bytes> = handover.cut(now).into();
         assert_eq!(held, ["4", "5"]);
         // Late copies on either side, and an equal one that is new.
         assert!(!handover.take(Old, b"4", now) && !handover.take(New, b"3", now));
         assert!(handover.take(New, b"3", now) && handover.take(New, b"tick", now));
         assert!(!handover.is_over(now) && handover.is_over(now + OVERLAP));
+    }
+
+    #[test]
+    fn a_silent_old_connection_may_have_missed_something() {
+        let start = Instant::now();
+        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
+        assert!(handover.confirmed(start));
+        let now = start + SILENCE;
+        assert!(!handover.is_due(now - OVERLAP) && handover.is_due(now) && handover.may_miss());
+        handover.lives(now - OVERLAP / 2);
+        assert!(!handover.is_due(now) && handover.is_due(now + OVERLAP) && !handover.may_miss());
     }
 }

@@ -96,6 +96,8 @@ struct Op {
 
 enum What {
     Subscribe,
+    /// Show that the connection lives.
+    Sign,
     /// Who waits for it; whether the connection was subscribed.
     Leave(Option<Rc<dyn Subscriber>>, bool),
 }

@@ -84,6 +84,24 @@ impl Hub {
         false
     }
 
+    /// Asks a node that a topic is subscribed at to show that it lives; the command's number.
+    pub(super) fn ask_for_sign(&self, state: &mut State, entry: &Entry, node: Option<&NodeAddr>) -> u64 {
+        state.last += 1;
+        let source = node.and_then(|node| entry.source_at(node));
+        if let Some(Source { node, line, .. }) = source
+            && let Some(there) = state.lines.get(node).filter(|there| there.id == *line)
+            && there.link.takes_commands()
+        {
+            let request = b"*1\r\n$4\r\nPING\r\n";
+            there.link.push(there.wire.clone(), Ticket { seq: state.last, part: 0 }, request);
+            let (kind, name) = entry.topic();
+            state
+                .ops
+                .insert(state.last, Op { kind, name, node: node.clone(), line: *line, what: What::Sign });
+        }
+        state.last
+    }
+
     pub(super) fn leave_others(&self, state: &mut State, entry: &mut Entry, wanted: &[NodeAddr]) {
         let mut at = 0;
         while let Some(source) = entry.sources.get(at) {

@@ -1,7 +1,7 @@
 //! What the hub does in its own turns: subscribes each topic where it belongs, lets it go over when that changes, and
 //! tells those who wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -72,7 +72,7 @@ impl Hub {
         self.lose(state, &mut entry, now);
         give_up_lost(&entry, now);
         let held =
-            if entry.is_abandoned() { Vec::new() } else { self.settle(state, &mut entry, routes, now) };
+            if entry.is_abandoned() { VecDeque::new() } else { self.settle(state, &mut entry, routes, now) };
         if entry.is_abandoned() {
             state.agenda.forget(&entry.topic());
             self.leave_all(state, &mut entry, None);
@@ -97,12 +97,11 @@ impl Hub {
         entry: &mut Entry,
         routes: &mut Routes,
         now: Instant,
-    ) -> Vec<Bytes> {
-        let mut held = Vec::new();
+    ) -> VecDeque<Bytes> {
         let Some(home) = home_of(entry, routes, &state.unreachable) else {
             routes.refresh(Cause::Uncovered, None);
             state.agenda.wait(Lack::Owner, entry.topic(), now);
-            return held;
+            return VecDeque::new();
         };
         let mut wanted = vec![home.clone()];
         if entry.spread {
@@ -115,32 +114,13 @@ impl Hub {
                 self.ask(state, entry, node, routes, now);
             }
         }
-        let unreachable = &state.unreachable;
-        let there = |entry: &Entry| {
-            let is_there = |node| entry.is_at(node) || unreachable.contains(node);
-            entry.is_at(&home) && wanted.iter().all(is_there)
-        };
-        if let Some(handover) = &mut entry.handover {
-            // The borrow of the entry's other parts.
-            let mut handover = std::mem::replace(handover, Box::new(Handover::new(None, home.clone(), now)));
-            if handover.to == home && there(entry) {
-                handover.confirmed(now);
-            }
-            if handover.is_due(now) {
-                held.extend(handover.cut(now).into_iter().map(|(_, frame)| frame));
-                entry.home = Some(handover.to.clone());
-            }
-            let over = handover.is_over(now);
-            if over {
-                // It may be wanted elsewhere by now.
-                state.agenda.push(entry.topic());
-            }
-            entry.handover = (!over).then_some(handover);
-        }
+        let is_there = |node| entry.is_at(node) || state.unreachable.contains(node);
+        let there = entry.is_at(&home) && wanted.iter().all(is_there);
+        let held = self.go_over(state, entry, there.then_some(&home), now);
         if entry.handover.is_none() {
             entry.sources.iter_mut().for_each(|source| source.phase = Phase::Steady);
         }
-        let up = entry.up || there(entry);
+        let up = entry.up || there;
         let stays = entry.handover.as_ref().is_some_and(|handover| !handover.is_cut());
         if !stays && (!entry.up || entry.is_at(&home)) {
             self.leave_others(state, entry, &wanted);
@@ -149,6 +129,35 @@ impl Hub {
         if up {
             (entry.lost_since, entry.trouble) = (None, None);
             self.admit(entry);
+        }
+        held
+    }
+
+    /// Goes on with a handover, if there is one. What was held and is to be delivered now.
+    fn go_over(
+        &self,
+        state: &mut State,
+        entry: &mut Entry,
+        arrived: Option<&NodeAddr>,
+        now: Instant,
+    ) -> VecDeque<Bytes> {
+        let mut held = VecDeque::new();
+        let Some(mut handover) = entry.handover.take() else { return held };
+        if arrived == Some(&handover.to) && handover.confirmed(now) {
+            handover.sign = self.ask_for_sign(state, entry, handover.from.as_ref());
+        }
+        if handover.is_due(now) {
+            if handover.may_miss() {
+                entry.subscribers.values().for_each(|subscriber| subscriber.missed(false));
+            }
+            held = handover.cut(now);
+            entry.home = Some(handover.to.clone());
+        }
+        if handover.is_over(now) {
+            // It may be wanted elsewhere by now.
+            state.agenda.push(entry.topic());
+        } else {
+            entry.handover = Some(handover);
         }
         held
     }
