@@ -22,6 +22,8 @@ use crate::protocol::{ReplyFramer, Rest};
 
 /// As often a turn reads before it lets others run.
 const READS_PER_TURN: usize = 4;
+/// And after a read with which it has handed out so many replies it does, too.
+const REPLIES_PER_TURN: usize = 1000;
 
 /// Why a link ended, for people.
 pub(super) type Reason = &'static str;
@@ -63,7 +65,8 @@ impl Connection {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.link.wakeup.begin(cx);
-        self.entries.set(self.link.queue.borrow().entries.len());
+        let begun = self.link.queue.borrow().entries.len();
+        self.entries.set(begun);
         if let Some(reason) = self.link.give_up.get() {
             if reason != OVER_MEMORY {
                 return Poll::Ready(reason);
@@ -81,7 +84,7 @@ impl Connection {
                 return Poll::Ready(reason);
             }
             reads += 1;
-            if reads == READS_PER_TURN {
+            if reads == READS_PER_TURN || begun.saturating_sub(self.entries.get()) >= REPLIES_PER_TURN {
                 self.link.wakeup.wake();
                 break;
             }

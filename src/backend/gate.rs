@@ -39,6 +39,8 @@ pub enum Purpose {
     Watching,
     /// Commands about a database besides database 0; they leave that room, too.
     Database,
+    /// Large commands and replies; they leave that room, too.
+    Bulk,
     /// Questions about the topology: one place is always left for it.
     Topology,
 }
@@ -78,7 +80,7 @@ struct Counts {
     /// The last dial succeeded.
     is_up: bool,
     /// By [`Purpose`].
-    connections: [usize; 6],
+    connections: [usize; 7],
 }
 
 /// No connection may be opened now.
@@ -160,8 +162,8 @@ impl DialGate {
             Purpose::Commands | Purpose::Acknowledge => {
                 counts.total() - counts.connections[Purpose::Topology as usize] + FOR_TOPOLOGY
             }
-            Purpose::Dedicated | Purpose::Watching | Purpose::Database => {
-                let own = [Purpose::Dedicated, Purpose::Watching, Purpose::Database];
+            Purpose::Dedicated | Purpose::Watching | Purpose::Database | Purpose::Bulk => {
+                let own = [Purpose::Dedicated, Purpose::Watching, Purpose::Database, Purpose::Bulk];
                 own.iter().map(|own| counts.connections[*own as usize]).sum::<usize>() + self.limits.shared
             }
             Purpose::Topology => counts.total(),

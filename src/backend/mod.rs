@@ -2,10 +2,10 @@
 //! who waits for a reply is a [`Receiver`].
 
 mod acknowledge;
+mod apart;
 mod call;
 mod clock;
 mod connection;
-mod database;
 mod dedicated;
 mod gate;
 mod handshake;
@@ -31,9 +31,9 @@ use crate::config::ClusterAuth;
 use crate::metrics::WorkerMetrics;
 use crate::net::NodeAddr;
 
+pub use apart::{Affinity, Apart, BULK};
 pub use call::Answer;
 pub use clock::Clock;
-pub use database::Affinity;
 pub use dedicated::{Dedicated, Use};
 pub use gate::{DialGate, GateLimits, Permit, Purpose};
 pub use handshake::{DialError, Server, open};

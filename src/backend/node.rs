@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::apart::ApartLink;
 use super::connection::Connection;
-use super::database::DatabaseLink;
 use super::gate::Refused;
 use super::handshake::{self, DialError};
 use super::link::{Link, NOT_WANTED, OldLink, State};
@@ -40,10 +40,12 @@ pub struct Node {
     backend: Rc<Backend>,
     metrics: NodeCells,
     slots: Vec<Slot>,
-    /// Those to databases besides database 0,
-    pub(super) databases: RefCell<Vec<DatabaseLink>>,
-    /// and when a node that does not have one may be asked again.
+    /// Those for other databases than 0, and for what is large,
+    pub(super) apart: RefCell<Vec<ApartLink>>,
+    /// and when a node may be asked again that does not have a database,
     pub(super) database_down: Cell<Option<Down>>,
+    /// or one that gave none for what is large.
+    pub(super) bulk_down: Cell<Option<Down>>,
     /// Links that were replaced before their last reply had come.
     leaving: RefCell<Vec<Rc<Link>>>,
     /// Links that listen. They live for as long as who listens wants it, also when the node is not wanted any more.
@@ -94,14 +96,15 @@ impl Node {
         let (leaving, listening, old) = (RefCell::default(), RefCell::default(), RefCell::default());
         let metrics = backend.metrics.node(&backend.settings.cluster, &addr);
         let (free, in_use) = (RefCell::default(), RefCell::default());
-        let (databases, database_down) = (RefCell::default(), Cell::default());
+        let (apart, database_down, bulk_down) = (RefCell::default(), Cell::default(), Cell::default());
         Rc::new(Node {
             addr,
             backend,
             metrics,
             slots,
-            databases,
+            apart,
             database_down,
+            bulk_down,
             leaving,
             listening,
             old,
@@ -133,8 +136,8 @@ impl Node {
     /// There is none and none may be dialled yet.
     #[inline(always)]
     pub fn link(self: &Rc<Self>, protocol: Protocol, affinity: Affinity) -> Result<Rc<Link>, Down> {
-        if affinity.database != 0 {
-            return self.link_to_database(protocol, affinity.database);
+        if affinity.apart.is_any() {
+            return self.link_apart(protocol, affinity.apart);
         }
         let per_protocol = self.slots.len() / 2;
         let which = if per_protocol == 1 { 0 } else { affinity.session as usize % per_protocol };
@@ -178,9 +181,10 @@ impl Node {
     ) -> Result<Rc<Link>, Down> {
         let now = Instant::now();
         let since = self.down.get().and_then(|down| down.since);
-        let no_database = if database == 0 { None } else { self.database_down.get() };
-        if let Some(down) = [self.down.get(), no_database].into_iter().flatten().find(|down| down.until > now)
-        {
+        let no_database = self.database_down.get().filter(|_| database != 0);
+        let no_bulk = self.bulk_down.get().filter(|_| purpose == Purpose::Bulk);
+        let mut reasons = [self.down.get(), no_database, no_bulk].into_iter().flatten();
+        if let Some(down) = reasons.find(|down| down.until > now) {
             return Err(down);
         }
         let permit = self.backend.gate.take(&self.addr, purpose, now);
@@ -270,7 +274,10 @@ impl Node {
             self.backend.metrics.reached[Reached::ConnectTimeout.index()].add(1);
         }
         // A node that serves others may have no time, or no room, for one more.
-        if link.bit() == 0 && self.links().any(|other| other.is_up()) {
+        if (link.bit() == 0 || self.is_bulk(link)) && self.links().any(|other| other.is_up()) {
+            if self.is_bulk(link) {
+                self.bulk_refused();
+            }
             link.close("the node can't be connected to");
             return;
         }
@@ -321,7 +328,7 @@ impl Node {
             self.give_up_dedicated();
         }
         self.check_dedicated(limit, idle);
-        self.check_databases();
+        self.check_apart();
         self.backend.metrics.reached[Reached::LinkTimeout.index()].add(given_up as u64);
     }
 
@@ -335,7 +342,7 @@ impl Node {
         let mut links = self.leaving.borrow().clone();
         links.extend(self.slots.iter().filter_map(|slot| slot.link.borrow().clone()));
         links.extend(self.acknowledging.borrow().clone());
-        links.extend(self.databases.borrow().iter().map(|own| own.link.clone()));
+        links.extend(self.apart.borrow().iter().map(|own| own.link.clone()));
         links.into_iter()
     }
 }

@@ -22,6 +22,11 @@ impl<'a> Args<'a> {
         Args { bytes, spans }
     }
 
+    /// Where they lie.
+    pub(crate) fn spans(&self) -> &'a [Span] {
+        self.spans
+    }
+
     /// How many arguments there are, the command's name counted.
     pub fn len(&self) -> usize {
         self.spans.len()

@@ -150,13 +150,37 @@ fn logical_and(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
 }
 
 fn by_key_order(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<()> {
-    let mut rests =
-        parts.iter().map(|part| elements(part).map(|(_, rest)| rest)).collect::<Option<Vec<_>>>()?;
-    write::array(out, order.len());
-    for part in order {
-        out.extend_from_slice(first_element(rests.get_mut(*part as usize)?)?);
+    ByKeyOrder::begin(parts, order, out)?.go_on(parts, order, usize::MAX, out).map(drop)
+}
+
+/// How far the merging by the order of keys is, which may be done little by little.
+#[derive(Debug)]
+pub struct ByKeyOrder {
+    /// Where the next element of each part begins.
+    places: Vec<usize>,
+    done: usize,
+}
+
+impl ByKeyOrder {
+    /// Begins to append the reply; `None` if a part is no array, or none at all.
+    pub fn begin(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<Self> {
+        let place = |part: &&[u8]| elements(part).map(|(_, rest)| part.len() - rest.len());
+        let places = parts.iter().map(place).collect::<Option<_>>()?;
+        write::array(out, order.len());
+        Some(ByKeyOrder { places, done: 0 })
     }
-    Some(())
+
+    /// Appends as many more elements: true once all are there; `None` if any is missing.
+    pub fn go_on(&mut self, parts: &[&[u8]], order: &[u32], more: usize, out: &mut Vec<u8>) -> Option<bool> {
+        for part in order[self.done..].iter().take(more) {
+            let place = self.places.get_mut(*part as usize)?;
+            let element = first_element(&mut parts[*part as usize].get(*place..)?)?;
+            *place += element.len();
+            out.extend_from_slice(element);
+            self.done += 1;
+        }
+        Some(self.done == order.len())
+    }
 }
 
 /// Cuts off the first element.

@@ -39,8 +39,54 @@ pub fn slot_number(args: &Args<'_>) -> Option<u16> {
     (usize::from(number) < SLOTS).then_some(number)
 }
 
-/// The keys of a request that may be split, grouped by slot.
+/// Very many keys of a request that may be split, while their slots are computed.
 #[derive(Debug)]
+pub struct Keys {
+    /// Of the first ones.
+    slots: Vec<u16>,
+    count: usize,
+    stride: usize,
+}
+
+impl Keys {
+    /// The keys of a request of a command that [`crate::command::Route::Split`] names: they begin behind the name.
+    ///
+    /// # Errors
+    /// The keys can't be told.
+    pub fn of(spec: &'static Spec, args: &Args<'_>) -> Result<Self, KeyError> {
+        let mut count = 0;
+        spec.for_each_key(args, &mut |_| count += 1)?;
+        Ok(Keys { slots: Vec::with_capacity(count), count, stride: stride(spec) })
+    }
+
+    /// Computes the slots of as many more; true once all are.
+    pub fn hash(&mut self, args: &Args<'_>, more: usize) -> bool {
+        let end = self.count.min(self.slots.len() + more);
+        for key in self.slots.len()..end {
+            self.slots.push(slot_of(args.get(1 + key * self.stride)));
+        }
+        end == self.count
+    }
+
+    /// Groups them, once all slots are computed.
+    #[must_use]
+    pub fn group(&self) -> Groups {
+        // Where the next key of each slot goes: so many keys are not sorted in one go.
+        let mut places = vec![0; SLOTS + 1];
+        self.slots.iter().for_each(|slot| places[usize::from(*slot) + 1] += 1);
+        (0..SLOTS).for_each(|slot| places[slot + 1] += places[slot]);
+        let mut keys = vec![(0, 0); self.slots.len()];
+        for (key, slot) in self.slots.iter().enumerate() {
+            let place: &mut usize = &mut places[usize::from(*slot)];
+            keys[*place] = (*slot, (1 + key * self.stride) as u32);
+            *place += 1;
+        }
+        Groups { keys, stride: self.stride as u32 }
+    }
+}
+
+/// The keys of a request that may be split, grouped by slot.
+#[derive(Debug, Default)]
 pub struct Groups {
     /// Slot and argument index of every key, sorted: keys of one slot stand together, in their order.
     keys: Vec<(u16, u32)>,
@@ -57,11 +103,12 @@ impl Groups {
         let mut keys = Vec::with_capacity(args.len() - 1);
         spec.for_each_key(args, &mut |index| keys.push((slot_of(args.get(index)), index as u32)))?;
         keys.sort_unstable();
-        let stride = match spec.keys.first().map(|spec| spec.find) {
-            Some(Find::Range { step, .. }) => u32::from(step),
-            _ => 1,
-        };
-        Ok(Groups { keys, stride })
+        Ok(Groups { keys, stride: stride(spec) as u32 })
+    }
+
+    /// The group that begins with the key of this place among the sorted ones.
+    pub fn at(&self, place: usize) -> Option<&[(u16, u32)]> {
+        self.keys.get(place..)?.chunk_by(|a, b| a.0 == b.0).next()
     }
 
     /// The groups: each a slot and its keys.
@@ -105,6 +152,14 @@ impl Groups {
                 write::bulk(out, args.get(index as usize));
             }
         }
+    }
+}
+
+/// 2 where a value follows each key.
+fn stride(spec: &'static Spec) -> usize {
+    match spec.keys.first().map(|spec| spec.find) {
+        Some(Find::Range { step, .. }) => usize::from(step),
+        _ => 1,
     }
 }
 
@@ -154,5 +209,21 @@ mod tests {
             assert_eq!(parts, ["mset b 2 ", "mset a 1 {a}x 3 "]);
             assert_eq!(groups.order(), [1, 0, 1]);
         });
+    }
+
+    #[test]
+    fn very_many_keys_are_grouped_little_by_little_as_few_are_at_once() {
+        for line in ["mget a b {a}x c {b}y a", "mset a 1 b 2 {a}x 3 a 4"] {
+            with(line, |spec, args| {
+                let mut keys = Keys::of(spec, args).unwrap();
+                assert!(!keys.hash(args, 3) && keys.hash(args, 3));
+                let (many, few) = (keys.group(), Groups::of(spec, args).unwrap());
+                assert_eq!((&many.keys, many.stride), (&few.keys, few.stride));
+                let groups: Vec<_> = few.iter().collect();
+                let second = groups[0].len();
+                assert_eq!((many.at(0), many.at(second)), (Some(groups[0]), Some(groups[1])));
+                assert_eq!(many.at(many.keys()), None);
+            });
+        }
     }
 }

@@ -137,7 +137,7 @@ impl Session {
         let events = if state.out.is_empty() { "r" } else { "rw" };
         let command =
             about.last.get().map_or("NULL".to_owned(), |id| NAMES[usize::from(id)].replace(' ', "|"));
-        let database = self.affinity.get().database;
+        let database = self.affinity.get().apart.database;
         let resp = if about.resp3.get() { 3 } else { 2 };
         // Writing to a text cannot fail.
         _ = writeln!(

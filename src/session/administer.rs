@@ -78,7 +78,7 @@ impl Survey {
 
     async fn order(self: Rc<Self>, node: Rc<Node>) -> Outcome {
         let addr = || node.addr().clone();
-        let database = self.session.affinity.get().database;
+        let database = self.session.affinity.get().apart.database;
         let own = node.dedicated(self.protocol, database, Use::Watching);
         let Ok(Ok(own)) = timeout_at(self.deadline().into(), own).await else {
             return Outcome::Failed(ClientError::Unreached { node: addr() });

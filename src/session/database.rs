@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::dispatch::Planner;
 use super::errand::{Errand, within};
-use crate::backend::{Affinity, Use};
+use crate::backend::{Affinity, Apart, Use};
 use crate::command::Spec;
 use crate::error::ClientError;
 use crate::protocol::{Args, integer, write};
@@ -26,7 +26,7 @@ impl Planner<'_> {
             Ok(number) => number,
             Err(text) => return self.refuse_as(spec, text),
         };
-        let selected = self.session.affinity.get().database;
+        let selected = self.session.affinity.get().apart.database;
         if number == 0 || i64::from(number) == i64::from(selected) {
             self.session.select(number.unsigned_abs());
             return self.answer(Some(spec), Bytes::from_static(b"+OK\r\n"));
@@ -40,7 +40,8 @@ impl Planner<'_> {
 impl super::Session {
     /// The commands from now on are about this database.
     pub(super) fn select(&self, database: u32) {
-        self.affinity.set(Affinity { database, ..self.affinity.get() });
+        let apart = Apart { database, ..self.affinity.get().apart };
+        self.affinity.set(Affinity { apart, ..self.affinity.get() });
     }
 }
 
@@ -48,7 +49,7 @@ impl Errand {
     /// Asks on a connection of the session's own, and leaves that as it was.
     async fn select(self, number: i32) {
         let mut hold = self.hold();
-        let before = self.session.affinity.get().database.to_string();
+        let before = self.session.affinity.get().apart.database.to_string();
         let mut requests = Vec::new();
         for database in [number.to_string(), before] {
             write::request(&mut requests, [&b"SELECT"[..], database.as_bytes()].into_iter());

@@ -8,8 +8,10 @@ use super::Session;
 use super::control::Pause;
 use super::entry::{Pending, Progress};
 use super::gather::Gather;
+use super::intake::TURN_KEYS;
 use super::lanes::{Held, History};
 use super::pending::State;
+use super::turn::Turn;
 use crate::backend::{Link, Reply, Ticket};
 use crate::command::{CommandError, KeyError, Spec};
 use crate::error::{ClientError, ErrorKind};
@@ -63,6 +65,36 @@ pub(super) struct Planner<'a> {
     pub(super) plain: bool,
     /// A link whose queue is full now.
     pub(super) full: Option<Rc<Link>>,
+}
+
+impl Turn {
+    /// Borrows what planning needs.
+    #[inline]
+    pub(super) fn with_planner<R>(&mut self, work: impl FnOnce(&mut Self, &mut Planner<'_>) -> R) -> R {
+        let (session, worker) = (self.session.clone(), self.worker.clone());
+        let mut state = session.state.borrow_mut();
+        let routes = worker.routes.borrow();
+        if state.version != routes.version() {
+            // What is on its way was sent by older routes.
+            if !state.is_idle() {
+                state.watch();
+            }
+            state.version = routes.version();
+        }
+        let now = worker.backend.clock.now();
+        let mut planner = Planner {
+            session: &session,
+            state: &mut state,
+            routes: &routes,
+            protocol: self.client.protocol,
+            now,
+            writes: false,
+            pause: worker.paused.now(),
+            plain: false,
+            full: None,
+        };
+        work(self, &mut planner)
+    }
 }
 
 impl Planner<'_> {
@@ -127,7 +159,7 @@ impl Planner<'_> {
 
     /// Sends one request, or holds it. Its entry must be there.
     #[inline]
-    fn send(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
+    pub(super) fn send(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
         if self.state.lanes.is_none()
             && !(keys > 1 && self.routes.any_open())
             && let Some(node) = self.routes.owner(slot)
@@ -143,7 +175,14 @@ impl Planner<'_> {
     #[cold]
     fn send_watched(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
         let link = match self.routes.owner(slot) {
-            Some(node) => node.link(self.protocol, self.session.affinity.get()).ok(),
+            Some(node) => {
+                let bulk = self.session.is_bulk();
+                let link = self.session.link_to(node, self.protocol).ok();
+                if bulk && !self.session.is_bulk() {
+                    self.state.watch();
+                }
+                link
+            }
             None => {
                 self.routes.refresh(Cause::Uncovered, None);
                 None
@@ -194,6 +233,9 @@ impl Planner<'_> {
 
     /// Cuts a request by slot.
     pub(super) fn split(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        if args.len() > TURN_KEYS {
+            return self.split_many(spec, args, request);
+        }
         let groups = match Groups::of(spec, args) {
             Ok(groups) => groups,
             Err(KeyError::LetServerAnswer) => return self.anywhere(spec, request),

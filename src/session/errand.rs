@@ -107,7 +107,7 @@ impl Errand {
     /// # Errors
     /// None was found within the deadline: the reply for the client.
     pub(super) async fn reach(&self, hold: &mut Hold, purpose: Use) -> Result<(Dedicated, bool), Bytes> {
-        let database = self.session.affinity.get().database;
+        let database = self.session.affinity.get().apart.database;
         loop {
             let (node, asked) = {
                 let mut routes = self.session.worker.routes.borrow_mut();

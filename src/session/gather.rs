@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 
+use super::output::Output;
 use crate::backend::Reply;
 use crate::command::Merge;
-use crate::route::merge::merge;
+use crate::route::merge::{ByKeyOrder, merge};
 
 /// The parts of one command and their replies so far.
 #[derive(Debug)]
@@ -15,8 +16,35 @@ pub(crate) struct Gather {
     order: Vec<u32>,
     /// Parts whose reply is still to come.
     left: usize,
+    /// Whether parts are still to be added.
+    pub(crate) more: bool,
+    /// The merging, while it is done little by little.
+    merging: Option<Box<Merging>>,
     /// The small replies, one behind the other in the order in which they came.
     small: Vec<u8>,
+}
+
+/// Of so many keys' values the reply is made at once, or in one step.
+const MANY: usize = 4000;
+
+/// A reply that is being made.
+#[derive(Debug, Default)]
+struct Merging {
+    so_far: Option<ByKeyOrder>,
+    reply: Vec<u8>,
+}
+
+impl Merging {
+    /// True once all is there; `None` if a part has another form.
+    fn go_on(&mut self, parts: &[&[u8]], order: &[u32]) -> Option<bool> {
+        let mut so_far = match self.so_far.take() {
+            Some(so_far) => so_far,
+            None => ByKeyOrder::begin(parts, order, &mut self.reply)?,
+        };
+        let done = so_far.go_on(parts, order, MANY, &mut self.reply);
+        self.so_far = Some(so_far);
+        done
+    }
 }
 
 #[derive(Debug)]
@@ -37,12 +65,30 @@ enum PartReply {
 impl Gather {
     /// A command whose keys lie in the parts that `order` says.
     pub(crate) fn new(how: Merge, order: Vec<u32>, parts: usize) -> Self {
-        Gather { how, parts: Vec::with_capacity(parts), order, left: 0, small: Vec::new() }
+        Gather {
+            how,
+            parts: Vec::with_capacity(parts),
+            order,
+            left: 0,
+            more: false,
+            merging: None,
+            small: Vec::new(),
+        }
+    }
+
+    /// A command whose parts, and which keys lie in them, are not known yet.
+    pub(crate) fn unknown(how: Merge) -> Self {
+        Gather { more: true, ..Gather::new(how, Vec::new(), 0) }
+    }
+
+    /// Says in which parts the keys will lie.
+    pub(crate) fn set_order(&mut self, order: Vec<u32>) {
+        self.order = order;
     }
 
     /// Whether but one reply is still to come.
     pub(crate) fn is_last(&self) -> bool {
-        self.left == 1
+        self.left == 1 && !self.more
     }
 
     /// Adds a part; returns its number.
@@ -88,8 +134,8 @@ impl Gather {
         parts.filter(|(_, part)| part.reply.is_none()).map(|(i, part)| (i as u32, part.slot, part.link))
     }
 
-    /// Takes a part's reply; true when it was the last one.
-    pub(crate) fn complete(&mut self, part: u32, reply: Reply<'_>) -> bool {
+    /// Takes a part's reply.
+    pub(crate) fn complete(&mut self, part: u32, reply: Reply<'_>) {
         let reply = match reply {
             Reply::Large(bytes) => PartReply::Large(bytes),
             Reply::Small(bytes) => {
@@ -101,7 +147,6 @@ impl Gather {
         if self.parts[part as usize].reply.replace(reply).is_none() {
             self.left -= 1;
         }
-        self.left == 0
     }
 
     /// Bytes of the replies so far.
@@ -114,13 +159,30 @@ impl Gather {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.left == 0
+        self.left == 0 && !self.more
     }
 
-    /// Appends the merged reply.
-    pub(crate) fn merge(&self, out: &mut Vec<u8>) {
+    /// Appends the merged reply, or makes some more of it if that is long work. True once it is appended.
+    pub(crate) fn merge(&mut self, out: &mut Output) -> bool {
+        let merging = self.merging.take();
         let parts: Vec<&[u8]> = self.parts.iter().map(|part| self.reply(part)).collect();
-        merge(self.how, &parts, &self.order, out);
+        if self.order.len() > MANY && self.how == Merge::ByKeyOrder {
+            let mut merging = merging.unwrap_or_default();
+            match merging.go_on(&parts, &self.order) {
+                Some(true) => {
+                    out.push(merging.reply.into());
+                    return true;
+                }
+                Some(false) => {
+                    self.merging = Some(merging);
+                    return false;
+                }
+                // Something is wrong with a part.
+                None => {}
+            }
+        }
+        merge(self.how, &parts, &self.order, out.tail());
+        true
     }
 
     fn reply<'a>(&'a self, part: &'a Part) -> &'a [u8] {

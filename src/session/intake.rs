@@ -13,7 +13,7 @@ use crate::metrics::{Closed, Reached};
 use crate::protocol::{Args, Framed, RequestError, RequestLimits};
 
 /// After so many requests, keys, or bytes of them a turn lets others run.
-const TURN_KEYS: usize = 1000;
+pub(super) const TURN_KEYS: usize = 1000;
 const TURN_BYTES: usize = 256 * 1024;
 /// Request bytes of one client that wait for replies; a larger request goes alone.
 const IN_FLIGHT_BYTES: usize = 1 << 20;
@@ -21,31 +21,16 @@ const IN_FLIGHT_BYTES: usize = 1 << 20;
 impl Turn {
     /// Plans the whole requests at the front of `input`.
     pub(super) fn plan(&mut self, input: &mut Input<'_>) -> Stop {
-        let (session, worker) = (self.session.clone(), self.worker.clone());
-        let mut state = session.state.borrow_mut();
-        let routes = worker.routes.borrow();
-        if state.version != routes.version() {
-            // What is on its way was sent by older routes.
-            if !state.is_idle() {
-                state.watch();
-            }
-            state.version = routes.version();
-        }
-        let now = worker.backend.clock.now();
-        let mut planner = Planner {
-            session: &session,
-            state: &mut state,
-            routes: &routes,
-            protocol: self.client.protocol,
-            now,
-            writes: false,
-            pause: worker.paused.now(),
-            plain: false,
-            full: None,
-        };
-        planner.plain = self.is_plain(&planner);
+        self.with_planner(|turn, planner| turn.plan_all(input, planner))
+    }
+
+    fn plan_all(&mut self, input: &mut Input<'_>, planner: &mut Planner<'_>) -> Stop {
+        planner.plain = self.is_plain(planner);
         self.paused = false;
-        session.about.heard.set(now);
+        planner.session.about.heard.set(planner.now);
+        if planner.state.large_at != 0 && planner.state.is_idle() {
+            planner.choose_links();
+        }
         let (mut keys, mut bytes) = (0, 0);
         loop {
             if self.closing {
@@ -55,16 +40,16 @@ impl Turn {
             if planner.full.is_some() {
                 self.full = planner.full.take();
             }
-            if self.is_blocked(&planner) {
+            if self.is_blocked(planner) {
                 if !input.bytes().is_empty() {
-                    self.count_blocked(&planner);
+                    self.count_blocked(planner);
                 }
                 return Stop::Blocked;
             }
             if keys >= TURN_KEYS || bytes >= TURN_BYTES {
                 return Stop::Budget;
             }
-            match self.request(input, &mut planner) {
+            match self.request(input, planner) {
                 Ok(Some((arguments, len))) => {
                     keys += arguments;
                     bytes += len;
@@ -213,6 +198,9 @@ impl Turn {
         // A large request leaves the input here, so that no copy of it is made.
         let large = if framed.rewritten.is_none() { input.take_large(framed.len) } else { None };
         let taken = large.is_some();
+        if taken {
+            planner.note_command(framed.len);
+        }
         let source = match (&large, &framed.rewritten) {
             (Some(bytes), _) => Source::Owned(bytes),
             (None, Some(bytes)) => Source::Slice(bytes),

@@ -232,7 +232,7 @@ pub(super) fn server_name(worker: &Worker) -> Arc<ServerName> {
 /// SELECT within MULTI: the whole transaction is on links of one database.
 fn select(args: &Args<'_>, session: &Session, out: &mut Vec<u8>) {
     match database::number(args) {
-        Ok(number) if i64::from(number) == i64::from(session.affinity.get().database) => {
+        Ok(number) if i64::from(number) == i64::from(session.affinity.get().apart.database) => {
             write::simple(out, "OK")
         }
         Ok(_) => write::error(out, "ERR SELECT of another database is not available within MULTI here"),

@@ -8,6 +8,7 @@ mod administer;
 mod ahead;
 mod blocked;
 mod blocking;
+mod bulk;
 mod clients;
 mod cluster;
 mod control;
@@ -38,6 +39,7 @@ mod scan;
 mod scripts;
 mod slowlog;
 mod spin;
+mod splitting;
 mod subscribe;
 mod subscribing;
 mod survey;
@@ -213,7 +215,8 @@ impl Session {
 /// Serves one client until it leaves, does something that closes the connection, or the worker drains.
 pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc<SessionConfig>, id: u64) {
     let (wakeup, state) = (Wakeup::default(), RefCell::default());
-    let (order, affinity) = (Cell::default(), Affinity { session: worker.next_place(), database: 0 });
+    let (order, affinity) =
+        (Cell::default(), Affinity { session: worker.next_place(), ..Default::default() });
     let (about, worker_of) = (About::new(worker.backend.clock.tick()), worker.clone());
     let session = Rc::new(Session {
         id,

@@ -9,6 +9,7 @@ use super::gather::Gather;
 use super::lanes::Lanes;
 use super::output::Output;
 use super::replies::Replies;
+use super::splitting::Splitting;
 use super::subscribe::Subscriptions;
 use crate::backend::{Reply, Ticket};
 use crate::command::Merge;
@@ -62,6 +63,12 @@ pub(crate) struct State {
     pub(crate) cut: bool,
     /// It was idle when the worker looked last.
     pub(crate) idle_since_round: bool,
+    /// The reply to the first command is being merged, little by little.
+    pub(super) merging: bool,
+    /// When a command or a reply was large last, by the worker's clock; 0 if long ago.
+    pub(super) large_at: u64,
+    /// The command that is being split, little by little; nothing is planned behind it.
+    pub(super) splitting: Option<Box<Splitting>>,
     /// What it is subscribed to, if it is to anything.
     pub(crate) subscriptions: Option<Box<Subscriptions>>,
     /// The client has gone: what still comes for it is dropped.
@@ -211,7 +218,10 @@ impl State {
     pub(crate) fn write_first(&mut self, reply: Reply<'_>, now: u64, metrics: &WorkerMetrics) {
         match reply {
             Reply::Small(bytes) => self.out.tail().extend_from_slice(bytes),
-            Reply::Large(bytes) => self.out.push(bytes),
+            Reply::Large(bytes) => {
+                self.note_length(bytes.len(), now);
+                self.out.push(bytes);
+            }
         }
         self.pop(now, metrics);
         self.flush(now, metrics);
@@ -237,11 +247,13 @@ impl State {
             return false;
         }
         let reply = if pending.silent { Reply::Small(b"") } else { reply };
-        self.early += reply.bytes().len();
+        let len = reply.bytes().len();
+        self.early += len;
         match &mut pending.progress {
-            Progress::Parts(gather) => _ = gather.complete(ticket.part, reply),
+            Progress::Parts(gather) => gather.complete(ticket.part, reply),
             progress => *progress = Progress::Done(reply.into_bytes()),
         }
+        self.note_length(len, now);
         if self.early >= self.kept_told.early + EARLY_STEP {
             self.tell_early(metrics);
         }
@@ -287,8 +299,9 @@ impl State {
                     len
                 }
                 Progress::Parts(gather) if gather.is_done() => {
-                    if !front.silent {
-                        gather.merge(self.out.tail());
+                    if !front.silent && !gather.merge(&mut self.out) {
+                        self.merging = true;
+                        return true;
                     }
                     gather.bytes()
                 }

@@ -60,7 +60,7 @@ impl Session {
         let mut lanes = state.lanes.take()?;
         let now = self.worker.backend.clock.tick();
         let mut due: Option<u64> = None;
-        let mut sent = false;
+        let (bulk, mut sent) = (self.is_bulk(), false);
         for slot in lanes.holding() {
             while let Some(first) = lanes.lane(slot).first_held().map(|held| held.ticket)
                 && !state.cut
@@ -104,7 +104,7 @@ impl Session {
                 }
             }
         }
-        if sent {
+        if sent || (bulk && !self.is_bulk()) {
             lanes.until = state.next_seq();
         }
         state.lanes = Some(lanes);
@@ -181,7 +181,7 @@ impl Session {
             let reason = if tables == 0 { NO_TABLE } else { "Hash slot not served" };
             return self.wait_or_fail(held, expired || long, now, deadline, tables, reason);
         };
-        match node.link(protocol, self.affinity.get()) {
+        match self.link_to(&node, protocol) {
             Ok(link) if expired && (tried || link.is_opening()) => {
                 self.wait_or_fail(held, true, now, deadline, tables, "The node does not answer")
             }

@@ -116,7 +116,7 @@ impl Survey {
     /// The session's link to a node, once it is up.
     pub(super) async fn link(&self, node: &Rc<Node>) -> Result<Rc<Link>, Trouble> {
         loop {
-            let link = node.link(self.protocol, self.session.affinity.get()).map_err(Trouble::Down)?;
+            let link = self.session.link_to(node, self.protocol).map_err(Trouble::Down)?;
             if !link.is_opening() {
                 return Ok(link);
             }

@@ -95,8 +95,7 @@ impl Turn {
         }
         self.session.tell_late(&mut self.session.state.borrow_mut());
         self.closing |= self.worker.draining.get();
-        let is_empty = self.input.is_empty() && self.ahead.is_empty();
-        let mut stop = if is_empty { Stop::Empty } else { self.plan_input() };
+        let mut stop = if self.go_on() { Stop::Budget } else { self.plan_input() };
         let mut reads = 0;
         while stop != Stop::Budget && reads < TURN_READS {
             match self.read(stop, cx) {
@@ -122,12 +121,13 @@ impl Turn {
         let transaction = self.client.transaction.as_ref();
         self.session.about.multi.set(transaction.map_or(-1, |transaction| transaction.len() as i32));
         let watched = self.session.watch.borrow().as_ref().map_or(0, |watch| watch.memory());
-        let queued = watched + transaction.map_or(0, |transaction| transaction.memory());
+        let split = state.splitting.as_ref().map_or(0, |splitting| splitting.memory());
+        let queued = watched + split + transaction.map_or(0, |transaction| transaction.memory());
         // Not the input's capacity: pages into which nothing has been read take no memory.
         self.worker.count_kept(&mut state, self.input.len() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
-        let goes_on = stop == Stop::Budget || reads == TURN_READS;
+        let goes_on = stop == Stop::Budget || reads == TURN_READS || split > 0 || state.merging;
         if goes_on || (stop == Stop::Blocked && self.may_go_on(&state)) {
             self.session.wakeup.wake();
         }

@@ -62,7 +62,7 @@ impl Planner<'_> {
         if written == 0 {
             // Nothing has to be there: any node tells how many replicas it has.
             let owner = self.routes.any_slot().and_then(|slot| self.routes.owner(slot));
-            links.extend(owner.and_then(|node| node.link(self.protocol, self.session.affinity.get()).ok()));
+            links.extend(owner.and_then(|node| self.session.link_to(node, self.protocol).ok()));
         }
         // A link that has ended took with it how far it had written.
         let found = links.iter().fold(0, |found, link| found | link.bit());

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use crate::{
     conn::{Conn, PATIENCE},
     journal::{History, Ms, Outcome},
-    keys::{Count, Keys, TAGS, Verdict, key, number, value},
+    keys::{Count, Keys, TAGS, Verdict, key, large, number, value},
     ops::{Names, Op, has_channel, has_queue},
     run::Run,
     support::Value,
@@ -118,6 +118,8 @@ impl<'a> Client<'a> {
             79..85 => Op::Transfer(tag, self.rng.u8(1..)),
             85..90 if has_queue(tag) => Op::Enqueue(tag, add(&mut self.keys[tag].queue)),
             90..95 if has_channel(tag) => Op::Publish(tag, add(&mut self.keys[tag].channel)),
+            // A client that has got one uses other connections to the nodes for a while.
+            85..98 if self.rng.u16(..500) == 0 => Op::Large(tag),
             85..98 => Op::Fixed(tag),
             98 => Op::Keyless("PING", Some(Value::Simple("PONG".to_owned()))),
             _ if self.rng.u8(..4) == 0 => Op::Keyless("DBSIZE", None),
@@ -170,6 +172,7 @@ impl<'a> Client<'a> {
                 self.keys[*tag].channel[*n as usize] = (sent, got, Some(Outcome::Done));
             }
             (Op::Fixed(tag), Value::Bulk(bytes)) if *bytes == key(*tag, "fixed0").as_bytes() => {}
+            (Op::Large(tag), Value::Bulk(bytes)) if *bytes == large(*tag).as_bytes() => {}
             (Op::Keyless(_, Some(expected)), reply) if expected == reply => {}
             (Op::Keyless("DBSIZE", _), Value::Int(1..)) => {}
             _ => self.wrong(op, sent, reply),

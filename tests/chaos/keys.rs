@@ -19,6 +19,11 @@ pub fn key(tag: usize, name: &str) -> String {
     format!("{{{}}}{name}", NAMES[tag])
 }
 
+/// The value of a tag's key `large`.
+pub fn large(tag: usize) -> String {
+    key(tag, "large").repeat(20_000)
+}
+
 /// A value that is written once in a run.
 pub fn value(client: usize, tag: usize, n: u32) -> String {
     format!("{client}.{tag}.{n}")

@@ -33,6 +33,7 @@ use client::Client;
 use consumers::Taken;
 use journal::Journal;
 use judge::Side;
+use keys::{TAGS, key, large};
 use run::Run;
 use settings::Settings;
 use support::{Proxy, Value};
@@ -133,6 +134,9 @@ fn set_fixed_keys(run: &Run, world: &World) {
     let mut conn = conn::Conn::connect(&run.listener(0), conn::PATIENCE).unwrap();
     for key in fixed_keys() {
         assert_eq!(conn.cmd(&["SET", &key, &key]).unwrap(), Value::ok());
+    }
+    for tag in 0..TAGS {
+        assert_eq!(conn.cmd(&["SET", &key(tag, "large"), &large(tag)]).unwrap(), Value::ok());
     }
     world.await_whole().unwrap();
 }

@@ -31,6 +31,8 @@ pub enum Op {
     Enqueue(usize, u32),
     Publish(usize, u32),
     Fixed(usize),
+    /// GET of a value that is large.
+    Large(usize),
     /// A command without a key, and what its reply has to be.
     Keyless(&'static str, Option<Value>),
 }
@@ -42,7 +44,7 @@ impl Op {
             Self::Tail(_) => "LRANGE",
             Self::Incr(_, true) => "EVAL",
             Self::Incr(..) => "INCR",
-            Self::Count(_) | Self::Get(_) | Self::Fixed(_) => "GET",
+            Self::Count(_) | Self::Get(_) | Self::Fixed(_) | Self::Large(_) => "GET",
             Self::Set(..) => "SET",
             Self::MSet(_) => "MSET",
             Self::MGet(_) => "MGET",
@@ -59,7 +61,7 @@ impl Op {
                 Some(*tag)
             }
             Self::Tail(tag) | Self::Incr(tag, _) | Self::Count(tag) | Self::Get(tag) => Some(*tag),
-            Self::Transfer(tag, _) | Self::Fixed(tag) => Some(*tag),
+            Self::Transfer(tag, _) | Self::Fixed(tag) | Self::Large(tag) => Some(*tag),
             Self::MSet(_) | Self::MGet(_) | Self::Keyless(..) => None,
         }
     }
@@ -104,6 +106,7 @@ impl Op {
             Self::Enqueue(tag, n) => encode(&["RPUSH", &key(*tag, "queue"), &value(me, *tag, *n)]),
             Self::Publish(tag, n) => encode(&["PUBLISH", &key(*tag, "channel"), &value(me, *tag, *n)]),
             Self::Fixed(tag) => encode(&["GET", &key(*tag, "fixed0")]),
+            Self::Large(tag) => encode(&["GET", &key(*tag, "large")]),
             Self::Keyless(words, _) => encode(&words.split(' ').collect::<Vec<_>>()),
         }
     }

@@ -1,0 +1,113 @@
+//! Links besides those that nearly all sessions share: one for each database besides database 0, which some clusters
+//! have, and one for sessions whose commands or replies are large, so that they do not stand before everybody's small
+//! ones. Each is opened on first use, and ends when nobody has used it for long.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::link::Link;
+use super::{Down, Node, Purpose};
+use crate::protocol::Protocol;
+
+/// A command or a reply is large from so many bytes on: a node and a network have a fraction of a millisecond to do with it.
+pub const BULK: usize = 256 * 1024;
+/// A link that nobody has used for so long ends.
+const IDLE: Duration = Duration::from_secs(60);
+/// A node that did not give one is not asked for one again before this time.
+const REFUSED: Duration = Duration::from_millis(500);
+
+/// Which of a node's links a session uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// Counts the sessions of a worker: they are dealt out to the links that most of them share.
+    pub session: u32,
+    /// Which one apart from those, if any.
+    pub apart: Apart,
+}
+
+/// A link apart from those that most sessions share; the default is none of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// The database that its commands are about.
+    pub database: u32,
+    /// Whether it is for large commands and replies.
+    pub bulk: bool,
+}
+
+/// One link, and when it was used last, by the worker's clock.
+#[derive(Debug)]
+pub(super) struct ApartLink {
+    pub(super) link: Rc<Link>,
+    apart: Apart,
+    protocol: Protocol,
+    used: Cell<u64>,
+}
+
+impl Apart {
+    /// Whether it is one of them.
+    #[inline(always)]
+    pub(super) fn is_any(self) -> bool {
+        self.database != 0 || self.bulk
+    }
+}
+
+impl Node {
+    /// The link apart; all sessions of the worker that want the same share it. The one for what is large is given out
+    /// once it is open: until then there is another one.
+    #[cold]
+    pub(super) fn link_apart(self: &Rc<Self>, protocol: Protocol, apart: Apart) -> Result<Rc<Link>, Down> {
+        let now = self.backend().clock.now();
+        let mut links = self.apart.borrow_mut();
+        let is_it = |own: &ApartLink| own.apart == apart && own.protocol == protocol;
+        let found = links.iter().find(|found| is_it(found) && found.link.takes_commands());
+        let link = match found {
+            Some(found) => {
+                found.used.set(now);
+                found.link.clone()
+            }
+            None => {
+                let purpose = if apart.bulk { Purpose::Bulk } else { Purpose::Database };
+                let link = self.dial(protocol, apart.database, purpose, None)?;
+                links.push(ApartLink { link: link.clone(), apart, protocol, used: Cell::new(now) });
+                link
+            }
+        };
+        if apart.bulk && !link.is_up() {
+            return Err(Down { until: Instant::now(), since: None });
+        }
+        Ok(link)
+    }
+
+    /// The node has no such database, or does not let the proxy use it.
+    pub(super) fn database_refused(&self, link: &Link, database: u32, text: &str) {
+        let now = Instant::now();
+        let since = self.database_down.get().and_then(|down| down.since);
+        if since.is_none() {
+            tracing::warn!(node = %self.addr(), database, text, "a node does not have a database that another has");
+        }
+        self.database_down.set(Some(Down { until: now + REFUSED, since: since.or(Some(now)) }));
+        link.close("the node does not have the database");
+    }
+
+    /// The node, which has others, does not give one for what is large.
+    pub(super) fn bulk_refused(&self) {
+        self.bulk_down.set(Some(Down { until: Instant::now() + REFUSED, since: None }));
+    }
+
+    pub(super) fn is_bulk(&self, link: &Link) -> bool {
+        self.apart.borrow().iter().any(|own| own.apart.bulk && own.link.id() == link.id())
+    }
+
+    /// Lets links end that nobody uses.
+    pub(super) fn check_apart(&self) {
+        let now = self.backend().clock.now();
+        self.apart.borrow_mut().retain(|own| {
+            let is_unused = own.link.queue.borrow().entries.is_empty();
+            if is_unused && u128::from(now.saturating_sub(own.used.get())) > IDLE.as_nanos() {
+                own.link.retire();
+            }
+            !own.link.is_closed()
+        });
+    }
+}

@@ -1,0 +1,125 @@
+//! A command with very many keys is cut little by little: others run meanwhile.
+
+use bytes::Bytes;
+
+use super::dispatch::{Planner, Source};
+use super::entry::Progress;
+use super::gather::Gather;
+use super::intake::TURN_KEYS;
+use super::turn::Turn;
+use crate::backend::Ticket;
+use crate::command::{KeyError, Spec};
+use crate::protocol::{Args, Span};
+use crate::route::plan::{Groups, Keys};
+
+/// So many keys are hashed in a turn: that costs less than to send a part.
+const TURN_HASHES: usize = 8 * TURN_KEYS;
+
+/// A command that is being split.
+#[derive(Debug)]
+pub(super) struct Splitting {
+    seq: u64,
+    writes: bool,
+    request: Bytes,
+    spans: Box<[Span]>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Hashing(Keys),
+    Grouped(Groups),
+    /// The keys from this place on have still to be sent.
+    Sending(Groups, usize),
+}
+
+impl Splitting {
+    /// Bytes of memory, besides those of the request itself: as much again for slots and places.
+    pub(super) fn memory(&self) -> usize {
+        2 * size_of_val(&*self.spans)
+    }
+}
+
+impl Planner<'_> {
+    /// Begins to split a request with very many keys.
+    #[cold]
+    pub(super) fn split_many(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        let keys = match Keys::of(spec, args) {
+            Ok(keys) => keys,
+            Err(KeyError::LetServerAnswer) => return self.anywhere(spec, request),
+            Err(error @ KeyError::Unpaired(_)) => return self.unpaired(spec, error),
+        };
+        let seq = self.gather(spec, request.bytes().len(), Gather::unknown(spec.merge));
+        let (writes, request, spans) = (self.writes, request.to_bytes(), args.spans().into());
+        let stage = Stage::Hashing(keys);
+        self.state.splitting = Some(Box::new(Splitting { seq, writes, request, spans, stage }));
+    }
+
+    /// Goes on with it. What is left, if anything is.
+    fn split_on(&mut self, mut splitting: Box<Splitting>) -> Option<Box<Splitting>> {
+        let Splitting { seq, ref request, ref spans, ref mut stage, writes } = *splitting;
+        let args = Args::new(request, spans);
+        self.writes = writes;
+        let (groups, place) = match stage {
+            Stage::Hashing(keys) => {
+                if keys.hash(&args, TURN_HASHES) {
+                    *stage = Stage::Grouped(keys.group());
+                }
+                return Some(splitting);
+            }
+            Stage::Grouped(groups) => {
+                if let Some(slot) = groups.single_slot() {
+                    self.split_none(seq, slot, groups.keys(), request);
+                    return None;
+                }
+                self.state.parts(seq)?.set_order(groups.order());
+                let groups = std::mem::take(groups);
+                *stage = Stage::Sending(groups, 0);
+                return Some(splitting);
+            }
+            Stage::Sending(groups, place) => (groups, place),
+        };
+        let (until, mut part) = (*place + TURN_KEYS, Vec::new());
+        while *place < until
+            && let Some(group) = groups.at(*place)
+        {
+            *place += group.len();
+            self.state.parts(seq)?.more = *place < groups.keys();
+            part.clear();
+            groups.write(&args, group, &mut part);
+            self.part(seq, group[0].0, group.len(), Source::Slice(&part));
+        }
+        (*place < groups.keys()).then_some(splitting)
+    }
+
+    /// All keys share a slot: the request goes as it is.
+    fn split_none(&mut self, seq: u64, slot: u16, keys: usize, request: &Bytes) {
+        let Some(pending) = self.state.get(seq) else { return };
+        (pending.slot, pending.progress) = (slot, Progress::Waiting);
+        self.send(Ticket { seq, part: 0 }, slot, keys, Source::Owned(request));
+    }
+}
+
+impl Turn {
+    /// Goes on with such a command and such a reply. True if the command is not split yet.
+    pub(super) fn go_on(&mut self) -> bool {
+        let mut state = self.session.state.borrow_mut();
+        if std::mem::take(&mut state.merging) {
+            let backend = &self.worker.backend;
+            state.flush(backend.clock.now(), &backend.metrics);
+        }
+        let splits = state.splitting.is_some();
+        drop(state);
+        splits && self.split_on()
+    }
+
+    #[cold]
+    fn split_on(&mut self) -> bool {
+        self.with_planner(|turn, planner| {
+            let rest = planner.state.splitting.take();
+            planner.state.splitting = rest.and_then(|rest| planner.split_on(rest));
+            turn.full = planner.full.take().or(turn.full.take());
+            planner.state.splitting.is_some()
+        })
+    }
+}
