@@ -6,12 +6,14 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::link::Link;
+use super::link::{Link, Queue};
 use super::{Down, Node, Purpose};
 use crate::protocol::Protocol;
 
 /// A command or a reply is large from so many bytes on: a node and a network have a fraction of a millisecond to do with it.
 pub const BULK: usize = 256 * 1024;
+/// As many commands are on the node at a time if their replies are small.
+const MOST_AT_ONCE: usize = 256;
 /// A link that nobody has used for so long ends.
 const IDLE: Duration = Duration::from_secs(60);
 /// A node that did not give one is not asked for one again before this time.
@@ -52,9 +54,48 @@ impl Apart {
     }
 }
 
+impl Link {
+    /// How many bytes may be written now. What is large is asked for piece by piece: a node carries out all commands that
+    /// it has read from a connection before it looks at others.
+    #[inline]
+    pub(super) fn may_write(&self, queue: &Queue) -> usize {
+        let window = self.window.get();
+        if window == 0 {
+            return usize::MAX;
+        }
+        let all: usize = queue.entries.iter().take(window).map(|entry| entry.len as usize).sum();
+        all.saturating_sub(queue.send.written_unanswered() as usize)
+    }
+
+    /// Takes note of the length of a reply: behind a large one the next command goes alone, behind others twice as many.
+    #[inline]
+    pub(super) fn note_length(&self, len: usize) {
+        let window = self.window.get();
+        if window > 0 {
+            self.window.set(if len >= BULK { 1 } else { MOST_AT_ONCE.min(2 * window) });
+        }
+    }
+}
+
 impl Node {
-    /// The link apart; all sessions of the worker that want the same share it. The one for what is large is given out
-    /// once it is open: until then there is another one.
+    /// Whether the link for this affinity is reading a large reply, for which others wait.
+    pub fn is_clogged(&self, protocol: Protocol, affinity: Affinity) -> bool {
+        let link = self.slots[self.place(protocol, affinity)].link.borrow();
+        !affinity.apart.is_any() && link.as_ref().is_some_and(|link| link.reading() >= BULK)
+    }
+
+    /// Where the link is that nearly all sessions of this affinity share.
+    #[inline(always)]
+    pub(super) fn place(&self, protocol: Protocol, affinity: Affinity) -> usize {
+        let per_protocol = self.slots.len() / 2;
+        let which = if per_protocol == 1 { 0 } else { affinity.session as usize % per_protocol };
+        match protocol {
+            Protocol::Resp2 => which,
+            Protocol::Resp3 => per_protocol + which,
+        }
+    }
+
+    /// The link apart; all sessions of the worker that want the same share it.
     #[cold]
     pub(super) fn link_apart(self: &Rc<Self>, protocol: Protocol, apart: Apart) -> Result<Rc<Link>, Down> {
         let now = self.backend().clock.now();
@@ -69,13 +110,11 @@ impl Node {
             None => {
                 let purpose = if apart.bulk { Purpose::Bulk } else { Purpose::Database };
                 let link = self.dial(protocol, apart.database, purpose, None)?;
+                link.window.set(usize::from(apart.bulk));
                 links.push(ApartLink { link: link.clone(), apart, protocol, used: Cell::new(now) });
                 link
             }
         };
-        if apart.bulk && !link.is_up() {
-            return Err(Down { until: Instant::now(), since: None });
-        }
         Ok(link)
     }
 

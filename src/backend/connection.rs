@@ -6,24 +6,25 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::link::{Link, NOT_WANTED, OVER_MEMORY, Queue, State};
+use super::link::{Entry, Link, NOT_WANTED, OVER_MEMORY, Queue, State};
 use super::send_buffer::{LARGE, SendBuffer};
 use super::share::Share;
 use super::times::Times;
-use super::{Backend, Reply, Request, make_room};
-use crate::error::ClientError;
+use super::{BULK, Backend, Reply, Request, SCRATCH, Wakeup, make_room};
 use crate::metrics::{LinkState, Phase, Reached};
 use crate::protocol::{ReplyFramer, Rest};
 
-/// As often a turn reads before it lets others run.
+/// As often a turn reads before it lets others run, or until it has handed out so many replies.
 const READS_PER_TURN: usize = 4;
-/// And after a read with which it has handed out so many replies it does, too.
 const REPLIES_PER_TURN: usize = 1000;
+
+/// So long a reply is given room at once, as soon as something of it is there: to copy megabytes takes milliseconds.
+const BELIEVED: usize = 64 << 20;
 
 /// Why a link ended, for people.
 pub(super) type Reason = &'static str;
@@ -32,17 +33,19 @@ pub(super) type Reason = &'static str;
 const LARGE_REPLY: Reason = "a reply larger than max_reply";
 
 /// The reason where that is no RESP.
-const GARBAGE: Reason = "garbage from the node";
+pub(super) const GARBAGE: Reason = "garbage from the node";
 
 /// A link's socket and what was read from it but makes no whole reply yet.
 pub(super) struct Connection {
-    link: Rc<Link>,
-    backend: Rc<Backend>,
+    pub(super) link: Rc<Link>,
+    pub(super) backend: Rc<Backend>,
     pub(super) stream: TcpStream,
-    input: BytesMut,
-    framer: ReplyFramer,
+    pub(super) input: BytesMut,
+    pub(super) framer: ReplyFramer,
     /// What is still to come of a reply whose command got an error instead.
-    rest: Option<Rest>,
+    pub(super) rest: Option<Rest>,
+    /// Whether it was told that the reply which is being read is large.
+    told_large: bool,
     share: Share,
     /// How many entries there were when replies were last counted.
     entries: Cell<usize>,
@@ -51,7 +54,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(link: Rc<Link>, backend: Rc<Backend>, stream: TcpStream, share: Share) -> Self {
         let (input, framer, entries) = (BytesMut::new(), ReplyFramer::default(), Cell::new(0));
-        Connection { link, backend, stream, input, framer, rest: None, share, entries }
+        Connection { link, backend, stream, input, framer, rest: None, told_large: false, share, entries }
     }
 
     /// One turn. Ready when the link has ended.
@@ -85,7 +88,7 @@ impl Connection {
             }
             reads += 1;
             if reads == READS_PER_TURN || begun.saturating_sub(self.entries.get()) >= REPLIES_PER_TURN {
-                self.link.wakeup.wake();
+                Wakeup::go_on(cx);
                 break;
             }
         }
@@ -132,12 +135,18 @@ impl Connection {
             self.refuse_reply(Reached::MaxReply);
             return Poll::Ready(Err(LARGE_REPLY));
         }
-        if backend.memory.is_paused() && self.rest.is_none() {
+        let len = self.input.len().max(self.framer.wants());
+        if len >= BULK && !self.told_large {
+            self.tell_large();
+        }
+        // What is small and begun is read on: others wait behind it.
+        if backend.memory.is_paused() && self.rest.is_none() && len > SCRATCH {
             return Poll::Pending;
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
-        make_room(&mut self.input, wanted, super::SCRATCH);
-        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)) {
+        make_room(&mut self.input, wanted, SCRATCH, BELIEVED);
+        let mut room = (&mut self.input).limit(SCRATCH);
+        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
             Ok(0) => return Poll::Ready(Err("closed by the node")),
             Ok(count) => self.share.node.read_bytes.add(count as u64),
@@ -147,25 +156,9 @@ impl Connection {
         Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
     }
 
-    /// Answers the command whose reply is being read with an error, and keeps nothing of what is still to come: others have
-    /// commands on this connection. A message is none's to miss.
-    #[cold]
-    fn drop_reply(&mut self) -> Result<(), Reason> {
-        if self.input.is_empty() || self.rest.is_some() {
-            return Ok(());
-        }
-        if self.link.listener.is_some() || self.input.first() == Some(&b'>') {
-            return Err(OVER_MEMORY);
-        }
-        let (rest, input) = (self.framer.give_up(), std::mem::take(&mut self.input));
-        self.refuse(Reached::MaxMemory)?;
-        (self.rest, self.input) = (Some(rest), input);
-        self.pass()
-    }
-
     /// Throws away what was read of a reply that is not kept, and hands out what comes behind it.
     #[cold]
-    fn pass(&mut self) -> Result<(), Reason> {
+    pub(super) fn pass(&mut self) -> Result<(), Reason> {
         let Some(rest) = &mut self.rest else { return Ok(()) };
         let used = rest.pass(&self.input).map_err(|_| GARBAGE)?;
         // What is left is little: a header, or what came behind.
@@ -182,6 +175,7 @@ impl Connection {
         let mut input = std::mem::take(&mut self.input);
         // The reply that was cut off is the first one.
         if let Some(len) = self.framer.next(&input).map_err(|_| GARBAGE)? {
+            self.told_large = false;
             if len >= LARGE {
                 let reply = input.split_to(len).freeze();
                 self.hand_out(Reply::Large(reply))?;
@@ -198,22 +192,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers the command whose reply is being read, which exceeds a bound, in the proxy's own words. The
-    /// connection is of no use any more.
+    /// Whose reply it is learns early that it is large.
     #[cold]
-    fn refuse_reply(&mut self, bound: Reached) {
-        let is_push = self.input.first() == Some(&b'>');
-        if std::mem::take(&mut self.input).is_empty() || is_push {
-            return;
+    fn tell_large(&mut self) {
+        self.told_large = true;
+        if let Some(Entry { receiver: Some(receiver), ticket, .. }) = self.link.queue.borrow().entries.front()
+        {
+            receiver.is_large(*ticket);
         }
-        _ = self.refuse(bound);
-    }
-
-    fn refuse(&mut self, bound: Reached) -> Result<(), Reason> {
-        let error = ClientError::ReplyTooLarge { limit: bound.label() };
-        self.backend.metrics.reached[bound.index()].add(1);
-        self.backend.metrics.error(None, error.kind());
-        self.hand_out(Reply::Small(&error.reply()))
     }
 
     /// Hands out the whole replies in `bytes`; returns how long they are together.
@@ -233,13 +219,12 @@ impl Connection {
     }
 
     #[inline]
-    fn hand_out(&mut self, reply: Reply<'_>) -> Result<(), Reason> {
+    pub(super) fn hand_out(&mut self, reply: Reply<'_>) -> Result<(), Reason> {
         let is_push = reply.bytes().first() == Some(&b'>');
         if (is_push || self.link.listener.is_some()) && !self.is_answer(&reply) {
             return Ok(());
         }
-        let mut queue = self.link.queue.borrow_mut();
-        let queue = &mut *queue;
+        let queue = &mut *self.link.queue.borrow_mut();
         let Some(mut entry) = queue.entries.pop_front() else { return Err("a reply that nobody asked for") };
         if entry.earlier > 0 {
             entry.earlier -= 1;
@@ -247,6 +232,7 @@ impl Connection {
             return self.keep_earlier(&mut queue.earlier, reply.bytes());
         }
         let len = entry.len as usize;
+        self.link.note_length(reply.bytes().len());
         // A node that refuses a request before it has read all of it: nothing can follow on this connection.
         let early = queue.send.written_unanswered() < len as u64;
         match entry.receiver {
@@ -307,18 +293,22 @@ impl Connection {
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut queue = self.link.queue.borrow_mut();
         let before = queue.send.written();
-        while queue.send.unwritten() > 0 {
+        let mut most = self.link.may_write(&queue);
+        while queue.send.unwritten() > 0 && most > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match queue.send.single() {
-                Some(bytes) => stream.poll_write(cx, bytes),
+                Some(bytes) => stream.poll_write(cx, &bytes[..bytes.len().min(most)]),
                 None => {
                     let mut slices = SendBuffer::no_slices();
-                    let filled = queue.send.slices(&mut slices);
+                    let filled = queue.send.slices(&mut slices, most);
                     stream.poll_write_vectored(cx, &slices[..filled])
                 }
             };
             match written {
-                Poll::Ready(Ok(count)) => queue.send.wrote(count),
+                Poll::Ready(Ok(count)) => {
+                    queue.send.wrote(count);
+                    most -= count;
+                }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,
             }

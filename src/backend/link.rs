@@ -80,13 +80,15 @@ pub struct Link {
     /// Whether anything was read since the last health check.
     pub(super) read_since: Cell<bool>,
     /// For how many health checks nothing has been read, while replies were due or while none were.
-    silent: Cell<u32>,
+    pub(super) silent: Cell<u32>,
     /// Whether replies were due at the last health check.
-    was_due: Cell<bool>,
+    pub(super) was_due: Cell<bool>,
     /// What the account was told of: bytes of requests, and of what was read and is no whole reply.
     told: Cell<(usize, usize)>,
     /// The node's number for it, if it told.
     pub(super) client_id: Cell<Option<u64>>,
+    /// On a link for what is large: how many commands may be on the node at a time; 0 is any number.
+    pub(super) window: Cell<usize>,
     /// Attempts to end what it waits for that the node may still carry out.
     pub(super) unblocks: Cell<u32>,
 }
@@ -123,6 +125,7 @@ impl Link {
             was_due: Cell::new(false),
             told: Cell::default(),
             client_id: Cell::new(None),
+            window: Cell::new(0),
             unblocks: Cell::new(0),
         })
     }
@@ -278,11 +281,6 @@ impl Link {
         queue.send.kept()
     }
 
-    /// Whether a reply has been due for a whole health check, and nothing came.
-    pub fn is_overdue(&self) -> bool {
-        self.was_due.get() && self.silent.get() > 0
-    }
-
     /// Takes no new commands; those on their way are answered, those of a link that is only being
     /// dialled go back at once.
     pub fn retire(&self) {
@@ -292,29 +290,6 @@ impl Link {
             State::Retired | State::Closed => {}
         }
         self.wakeup.wake();
-    }
-
-    /// To be called regularly: gives the link up after `limit` calls without a byte though replies
-    /// are due; pings it after `idle` calls without any, so that the node's `timeout` never meets a
-    /// command. True if it was given up.
-    pub fn check(&self, limit: u32, idle: u32) -> bool {
-        if self.state.get() == State::Opening || self.state.get() == State::Closed {
-            return false;
-        }
-        let due = !self.queue.borrow().entries.is_empty();
-        if self.read_since.replace(false) || due != self.was_due.replace(due) {
-            self.silent.set(0);
-            return false;
-        }
-        self.silent.set(self.silent.get() + 1);
-        if due && self.silent.get() >= limit {
-            self.wakeup.wake();
-            return self.give_up.replace(Some("no reply within link_timeout")).is_none();
-        }
-        if !due && self.silent.get() >= idle && self.state.get() == State::Up {
-            self.push_ping();
-        }
-        false
     }
 
     /// Ends, and gives all commands back to who sent them. True if any write is in doubt.

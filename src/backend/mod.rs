@@ -9,11 +9,13 @@ mod connection;
 mod dedicated;
 mod gate;
 mod handshake;
+mod health;
 mod internal;
 mod link;
 mod listener;
 mod memory;
 mod node;
+mod refusing;
 mod send_buffer;
 mod share;
 mod times;
@@ -98,6 +100,9 @@ pub struct Loss {
 pub trait Receiver {
     /// The reply to `ticket` came; `request` are the bytes that it answers.
     fn reply(&self, ticket: Ticket, reply: Reply<'_>, request: Request<'_>);
+
+    /// The reply to `ticket` has begun, and is large: see [`BULK`].
+    fn is_large(&self, _ticket: Ticket) {}
 
     /// No reply to `ticket` will come. Returns true if a write's outcome is unknown.
     fn lost(&self, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool;
@@ -189,13 +194,13 @@ pub struct Settings {
 
 /// Makes room to read into, where `wanted` more bytes make something whole.
 ///
-/// What the other side announces is believed by `least` until something of it has come, then up to a megabyte, then as
+/// What the other side announces is believed by `least` until something of it has come, then up to `most`, then as
 /// far as it has proven; what it does not announce is grown for by a quarter. `BytesMut::reserve` alone would double, and
 /// keep what was read before.
-pub fn make_room(buffer: &mut BytesMut, wanted: usize, least: usize) {
+pub fn make_room(buffer: &mut BytesMut, wanted: usize, least: usize, most: usize) {
     let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
     if spare < if wanted == 0 { least } else { wanted.min(least) } {
-        let believed = if len < PROVEN { least } else { len.max(1 << 20) };
+        let believed = if len < PROVEN { least } else { len.max(most) };
         let more = (wanted.min(believed) + least).max(len / 4);
         let mut grown = BytesMut::with_capacity(len + more);
         grown.extend_from_slice(buffer);
@@ -203,7 +208,7 @@ pub fn make_room(buffer: &mut BytesMut, wanted: usize, least: usize) {
     }
 }
 
-/// Of so much, most of what is read at once, an announced megabyte is believed.
+/// Of so much, most of what is read at once, more is believed.
 const PROVEN: usize = SCRATCH / 2;
 
 /// As much is read at once: the window in which the kernel batches under load.

@@ -39,7 +39,7 @@ pub struct Node {
     addr: NodeAddr,
     backend: Rc<Backend>,
     metrics: NodeCells,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     /// Those for other databases than 0, and for what is large,
     pub(super) apart: RefCell<Vec<ApartLink>>,
     /// and when a node may be asked again that does not have a database,
@@ -65,8 +65,8 @@ pub struct Node {
 
 /// One place for a link: the link that is there now.
 #[derive(Debug, Default)]
-struct Slot {
-    link: RefCell<Option<Rc<Link>>>,
+pub(super) struct Slot {
+    pub(super) link: RefCell<Option<Rc<Link>>>,
 }
 
 /// Takes a link that ends out of [`Backend::links`].
@@ -139,12 +139,7 @@ impl Node {
         if affinity.apart.is_any() {
             return self.link_apart(protocol, affinity.apart);
         }
-        let per_protocol = self.slots.len() / 2;
-        let which = if per_protocol == 1 { 0 } else { affinity.session as usize % per_protocol };
-        let slot = match protocol {
-            Protocol::Resp2 => which,
-            Protocol::Resp3 => per_protocol + which,
-        };
+        let slot = self.place(protocol, affinity);
         if let Some(link) = &*self.slots[slot].link.borrow()
             && link.takes_commands()
         {

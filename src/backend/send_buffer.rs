@@ -119,12 +119,15 @@ impl SendBuffer {
         self.written.saturating_sub(self.answered)
     }
 
-    /// What to write next; the number of slices that were filled.
-    pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    /// What to write next, up to so many bytes; the number of slices that were filled.
+    pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES], mut most: usize) -> usize {
         let mut count = 0;
         for (chunk, slice) in self.chunks.iter().skip(self.writing).zip(slices.iter_mut()) {
             let skip = self.written.saturating_sub(chunk.start) as usize;
-            *slice = IoSlice::new(&chunk.bytes()[skip..]);
+            let bytes = &chunk.bytes()[skip..];
+            let bytes = &bytes[..bytes.len().min(most)];
+            most -= bytes.len();
+            *slice = IoSlice::new(bytes);
             count += 1;
         }
         count
@@ -206,7 +209,7 @@ mod tests {
 
     fn written(buffer: &mut SendBuffer, count: usize) -> Vec<u8> {
         let mut slices = SendBuffer::no_slices();
-        let filled = buffer.slices(&mut slices);
+        let filled = buffer.slices(&mut slices, usize::MAX);
         let mut bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
         bytes.truncate(count);
         buffer.wrote(bytes.len());

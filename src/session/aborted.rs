@@ -1,6 +1,6 @@
 //! How commands are refused in a server's own words, EXEC above all, which ends its transaction by that.
 
-use super::dispatch::Planner;
+use super::planner::Planner;
 use crate::command::{Route, Spec, Transact};
 use crate::error::ErrorKind;
 use crate::protocol::write;

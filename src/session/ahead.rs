@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
+use super::turn::BELIEVED;
+
 /// Small reads are gathered up to this size: what is read at once at most.
 const PIECE: usize = crate::backend::SCRATCH;
 
@@ -41,7 +43,7 @@ impl Ahead {
         if input.is_empty() {
             *input = piece;
         } else {
-            crate::backend::make_room(input, wanted.min(self.len + piece.len()), piece.len());
+            crate::backend::make_room(input, wanted.min(self.len + piece.len()), piece.len(), BELIEVED);
             input.extend_from_slice(&piece);
         }
         if self.pieces.is_empty() {

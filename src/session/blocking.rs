@@ -7,8 +7,8 @@ use tokio::select;
 
 use super::aborted::deciding;
 use super::blocked::{Blocked, Ending};
-use super::dispatch::{Planner, Source};
 use super::errand::{Errand, Hold, Verdict, within};
+use super::planner::{Planner, Source};
 use crate::backend::{Dedicated, Link, Use};
 use crate::command::{KeyError, Patience, Spec};
 use crate::error::ClientError;

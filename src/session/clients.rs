@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::task::spawn_local;
 
 use super::control::{Ask, Pause};
-use super::dispatch::Planner;
 use super::local::quoting;
+use super::planner::Planner;
 use super::{Order, Session};
 use crate::command::{Clients, Spec};
 use crate::config::CLIENT_USER;

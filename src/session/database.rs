@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::dispatch::Planner;
 use super::errand::{Errand, within};
+use super::planner::Planner;
 use crate::backend::{Affinity, Apart, Use};
 use crate::command::Spec;
 use crate::error::ClientError;

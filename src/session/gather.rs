@@ -20,12 +20,16 @@ pub(crate) struct Gather {
     pub(crate) more: bool,
     /// The merging, while it is done little by little.
     merging: Option<Box<Merging>>,
-    /// The small replies, one behind the other in the order in which they came.
-    small: Vec<u8>,
+    /// The small replies, one behind the other in the order in which they came, in chunks: to copy megabytes takes
+    /// milliseconds.
+    small: Vec<Vec<u8>>,
 }
 
 /// Of so many keys' values the reply is made at once, or in one step.
 const MANY: usize = 4000;
+
+/// So many bytes of small replies lie one behind the other.
+const CHUNK: usize = 64 * 1024;
 
 /// A reply that is being made.
 #[derive(Debug, Default)]
@@ -39,7 +43,10 @@ impl Merging {
     fn go_on(&mut self, parts: &[&[u8]], order: &[u32]) -> Option<bool> {
         let mut so_far = match self.so_far.take() {
             Some(so_far) => so_far,
-            None => ByKeyOrder::begin(parts, order, &mut self.reply)?,
+            None => {
+                self.reply.reserve(parts.iter().map(|part| part.len()).sum());
+                ByKeyOrder::begin(parts, order, &mut self.reply)?
+            }
         };
         let done = so_far.go_on(parts, order, MANY, &mut self.reply);
         self.so_far = Some(so_far);
@@ -58,7 +65,7 @@ struct Part {
 
 #[derive(Debug)]
 enum PartReply {
-    Small { start: usize, end: usize },
+    Small { chunk: usize, start: usize, end: usize },
     Large(Bytes),
 }
 
@@ -139,9 +146,13 @@ impl Gather {
         let reply = match reply {
             Reply::Large(bytes) => PartReply::Large(bytes),
             Reply::Small(bytes) => {
-                let start = self.small.len();
-                self.small.extend_from_slice(bytes);
-                PartReply::Small { start, end: self.small.len() }
+                if self.small.last().is_none_or(|chunk| chunk.len() + bytes.len() > CHUNK) {
+                    self.small.push(Vec::new());
+                }
+                let chunk = self.small.len() - 1;
+                let (start, last) = (self.small[chunk].len(), &mut self.small[chunk]);
+                last.extend_from_slice(bytes);
+                PartReply::Small { chunk, start, end: last.len() }
             }
         };
         if self.parts[part as usize].reply.replace(reply).is_none() {
@@ -155,7 +166,7 @@ impl Gather {
             Some(PartReply::Large(bytes)) => bytes.len(),
             _ => 0,
         };
-        self.small.len() + self.parts.iter().map(large).sum::<usize>()
+        self.small.iter().map(Vec::len).sum::<usize>() + self.parts.iter().map(large).sum::<usize>()
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -187,7 +198,7 @@ impl Gather {
 
     fn reply<'a>(&'a self, part: &'a Part) -> &'a [u8] {
         match &part.reply {
-            Some(PartReply::Small { start, end }) => &self.small[*start..*end],
+            Some(PartReply::Small { chunk, start, end }) => &self.small[*chunk][*start..*end],
             Some(PartReply::Large(bytes)) => bytes,
             None => &[],
         }

@@ -1,10 +1,10 @@
 //! From bytes that were read to planned commands: frames them, looks each up, and lets it go or wait.
 
 use super::control::Pause;
-use super::dispatch::{Planner, Source};
 use super::input::{Input, Stop};
 use super::local::Client;
 use super::pending::State;
+use super::planner::{Planner, Source};
 use super::turn::Turn;
 use crate::command::{Barrier, Flags, Listen, Local, Route, Script, Spec, Transact, resolve};
 use crate::config::Ordering;
@@ -24,6 +24,7 @@ impl Turn {
         self.with_planner(|turn, planner| turn.plan_all(input, planner))
     }
 
+    #[inline(always)]
     fn plan_all(&mut self, input: &mut Input<'_>, planner: &mut Planner<'_>) -> Stop {
         planner.plain = self.is_plain(planner);
         self.paused = false;

@@ -8,8 +8,8 @@ use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Session;
-use super::dispatch::Planner;
 use super::local::Client;
+use super::planner::Planner;
 use super::pump::NO_TABLE;
 use super::turn::Turn;
 use crate::command::{CommandError, Spec};

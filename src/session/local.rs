@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::about::{is_switch, set_info, tracking};
 use super::database;
-use super::dispatch::Planner;
+use super::planner::Planner;
 use super::transaction::Transaction;
 use super::{Session, Worker};
 use crate::command::{Local, Spec, repeat, reply};

@@ -29,6 +29,7 @@ mod monitor;
 mod noscript;
 mod output;
 mod pending;
+mod planner;
 mod pump;
 mod receivers;
 mod recover;
@@ -135,6 +136,10 @@ impl Receiver for Session {
         {
             self.wakeup.wake();
         }
+    }
+
+    fn is_large(&self, ticket: Ticket) {
+        self.note_reply(&mut self.state.borrow_mut(), ticket);
     }
 
     fn lost(&self, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool {

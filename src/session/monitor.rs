@@ -5,8 +5,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Session;
-use super::dispatch::Planner;
 use super::pending::State;
+use super::planner::Planner;
 use crate::backend::{Reply, Ticket};
 use crate::command::{Flags, Spec};
 use crate::error::ErrorKind;

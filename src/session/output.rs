@@ -1,10 +1,18 @@
 //! What a client has still to be sent.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
 
+use super::turn::Turn;
+use crate::backend::Wakeup;
+
+/// So many bytes a turn writes.
+const TURN_WRITES: usize = 256 * 1024;
 /// What was written is cut off once it is as much as this and as what is left: at most one copy for each byte.
 const COMPACTED: usize = 64 * 1024;
 
@@ -94,11 +102,13 @@ impl Output {
         self.chunks.is_empty().then(|| &self.tail[self.written..])
     }
 
-    /// What to write next; the number of slices that were filled.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; 16]) -> usize {
+    /// What to write next, up to so many bytes; the number of slices that were filled.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; 16], mut most: usize) -> usize {
         let mut count = 0;
         let parts = self.chunks.iter().map(|chunk| &chunk.bytes[..]).chain(Some(&self.tail[self.written..]));
         for (part, slice) in parts.filter(|part| !part.is_empty()).zip(slices.iter_mut()) {
+            let part = &part[..part.len().min(most)];
+            most -= part.len();
             *slice = IoSlice::new(part);
             count += 1;
         }
@@ -142,6 +152,40 @@ impl Output {
     }
 }
 
+impl Turn {
+    /// Writes what the kernel takes, but no more than a turn may.
+    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut state = self.session.state.borrow_mut();
+        let mut most = TURN_WRITES;
+        while !state.out.is_empty() {
+            if most == 0 {
+                Wakeup::go_on(cx);
+                break;
+            }
+            let stream = Pin::new(&mut self.stream);
+            let written = match state.out.single() {
+                Some(bytes) => stream.poll_write(cx, &bytes[..bytes.len().min(most)]),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); 16];
+                    let filled = state.out.slices(&mut slices, most);
+                    stream.poll_write_vectored(cx, &slices[..filled])
+                }
+            };
+            match written {
+                Poll::Ready(Ok(count)) => {
+                    most = most.saturating_sub(count);
+                    state.out.wrote(count);
+                    state.wrote_at = self.worker.backend.clock.now();
+                    self.worker.backend.metrics.bytes_out.add(count as u64);
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +212,7 @@ mod tests {
             output.push(Bytes::from(reply));
             for round in 0..i % 3 {
                 let mut slices = [IoSlice::new(&[]); 16];
-                let filled = output.slices(&mut slices);
+                let filled = output.slices(&mut slices, usize::MAX);
                 let mut bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
                 bytes.truncate(1 + 5000 * round);
                 output.wrote(bytes.len());
@@ -177,7 +221,7 @@ mod tests {
         }
         while !output.is_empty() {
             let mut slices = [IoSlice::new(&[]); 16];
-            let filled = output.slices(&mut slices);
+            let filled = output.slices(&mut slices, usize::MAX);
             let bytes: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
             output.wrote(bytes.len());
             got.extend(bytes);

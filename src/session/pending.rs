@@ -218,10 +218,7 @@ impl State {
     pub(crate) fn write_first(&mut self, reply: Reply<'_>, now: u64, metrics: &WorkerMetrics) {
         match reply {
             Reply::Small(bytes) => self.out.tail().extend_from_slice(bytes),
-            Reply::Large(bytes) => {
-                self.note_length(bytes.len(), now);
-                self.out.push(bytes);
-            }
+            Reply::Large(bytes) => self.out.push(bytes),
         }
         self.pop(now, metrics);
         self.flush(now, metrics);
@@ -247,13 +244,11 @@ impl State {
             return false;
         }
         let reply = if pending.silent { Reply::Small(b"") } else { reply };
-        let len = reply.bytes().len();
-        self.early += len;
+        self.early += reply.bytes().len();
         match &mut pending.progress {
             Progress::Parts(gather) => gather.complete(ticket.part, reply),
             progress => *progress = Progress::Done(reply.into_bytes()),
         }
-        self.note_length(len, now);
         if self.early >= self.kept_told.early + EARLY_STEP {
             self.tell_early(metrics);
         }

@@ -1,8 +1,8 @@
 //! Numbers of subscribers that nodes tell, told in clients.
 
 use super::Session;
-use super::dispatch::Planner;
 use super::pending::State;
+use super::planner::Planner;
 use crate::backend::{Request, Ticket};
 use crate::command::{Merge, Spec};
 use crate::protocol::{Args, RequestFramer, RequestLimits, write};

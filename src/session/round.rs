@@ -39,6 +39,7 @@ impl Worker {
         for (bound, used, limit) in self.backend.memory.levels() {
             levels.raise(bound, used, limit);
         }
+        self.large.age(now);
         self.show(levels);
         self.backend.memory.add_up();
         give_back_free_pages();

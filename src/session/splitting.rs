@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::dispatch::{Planner, Source};
 use super::entry::Progress;
 use super::gather::Gather;
 use super::intake::TURN_KEYS;
+use super::planner::{Planner, Source};
 use super::turn::Turn;
 use crate::backend::Ticket;
 use crate::command::{KeyError, Spec};
@@ -101,7 +101,16 @@ impl Planner<'_> {
 }
 
 impl Turn {
-    /// Goes on with such a command and such a reply. True if the command is not split yet.
+    /// What is to be done before anything is planned. True if a command is being split, or its reply is being merged.
+    #[inline(always)]
+    pub(super) fn tell(&self) -> bool {
+        let mut state = self.session.state.borrow_mut();
+        self.session.tell_late(&mut state);
+        state.merging || state.splitting.is_some()
+    }
+
+    /// Goes on with it. True if the command is not split yet.
+    #[cold]
     pub(super) fn go_on(&mut self) -> bool {
         let mut state = self.session.state.borrow_mut();
         if std::mem::take(&mut state.merging) {
@@ -113,7 +122,6 @@ impl Turn {
         splits && self.split_on()
     }
 
-    #[cold]
     fn split_on(&mut self) -> bool {
         self.with_planner(|turn, planner| {
             let rest = planner.state.splitting.take();

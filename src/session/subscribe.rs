@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::{spawn_local, yield_now};
 
-use super::dispatch::Planner;
 use super::monitor::Monitoring;
 use super::pending::State;
+use super::planner::Planner;
 use super::subscribing::{CHUNK, Command};
 use super::{Order, Session};
 use crate::command::{Listen, Local, Route, Spec};

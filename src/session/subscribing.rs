@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Session;
-use super::dispatch::Planner;
 use super::pending::State;
+use super::planner::Planner;
 use super::subscribe::EACH;
 use crate::backend::{Reply, Ticket};
 use crate::command::Spec;

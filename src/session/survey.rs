@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::dispatch::{Planner, Source};
+use super::planner::{Planner, Source};
 use super::recover::backoff;
 use super::{Session, Worker};
 use crate::backend::{Answer, Down, Link, Node, Ticket};

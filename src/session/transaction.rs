@@ -7,10 +7,10 @@
 use bytes::Bytes;
 
 use super::control::Pause;
-use super::dispatch::{Planner, Source};
 use super::docs::own_docs;
 use super::gather::Gather;
 use super::local::Client;
+use super::planner::{Planner, Source};
 use crate::backend::{Reply, Ticket};
 use crate::command::{Barrier, Flags, KeyError, Merge, Route, Script, Spec, Survey, Transact, resolve};
 use crate::config::{CrossSlot, SessionLimits};

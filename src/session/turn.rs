@@ -1,13 +1,13 @@
 //! A client's task: a turn reads, plans what is whole, writes what is ready, and ends.
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
@@ -17,13 +17,15 @@ use super::input::{Input, Stop};
 use super::learning::Wait;
 use super::local::Client;
 use super::{Order, Session, Worker};
-use crate::backend::{LARGE, Link, make_room};
+use crate::backend::{LARGE, Link, SCRATCH, Wakeup, make_room};
 use crate::metrics::{Closed, Reached};
 use crate::net::Stream;
 use crate::protocol::RequestFramer;
 
 /// As often a turn reads.
 const TURN_READS: usize = 4;
+/// So much of an announced request is given room at once.
+pub(super) const BELIEVED: usize = 1 << 20;
 /// A client that goes on sending after QUIT, a protocol error or the proxy's stop has this long to read its replies.
 const PARTING: Duration = Duration::from_secs(5);
 /// A client's socket and all that only its own task needs.
@@ -93,9 +95,14 @@ impl Turn {
         if self.session.order.get() != Order::None && self.obey() {
             return Poll::Ready(());
         }
-        self.session.tell_late(&mut self.session.state.borrow_mut());
+        let is_long = self.tell();
         self.closing |= self.worker.draining.get();
-        let mut stop = if self.go_on() { Stop::Budget } else { self.plan_input() };
+        let is_empty = self.input.is_empty() && self.ahead.is_empty();
+        let mut stop = match is_long && self.go_on() {
+            true => Stop::Budget,
+            false if is_empty => Stop::Empty,
+            false => self.plan_input(),
+        };
         let mut reads = 0;
         while stop != Stop::Budget && reads < TURN_READS {
             match self.read(stop, cx) {
@@ -129,7 +136,7 @@ impl Turn {
         // There may be more to read: only a read that found nothing has set the alarm for it.
         let goes_on = stop == Stop::Budget || reads == TURN_READS || split > 0 || state.merging;
         if goes_on || (stop == Stop::Blocked && self.may_go_on(&state)) {
-            self.session.wakeup.wake();
+            Wakeup::go_on(cx);
         }
         // As a server does it: a client that has gone does not wait any more.
         self.closing |= self.eof && self.paused;
@@ -248,8 +255,9 @@ impl Turn {
             return Poll::Ready(Ok(stop));
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
-        make_room(&mut self.input, wanted, LARGE);
-        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
+        make_room(&mut self.input, wanted, LARGE, BELIEVED);
+        let mut room = (&mut self.input).limit(SCRATCH);
+        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room))?;
         metrics.bytes_in.add(count as u64);
         self.eof = count == 0;
         Poll::Ready(Ok(self.plan_input()))
@@ -314,32 +322,6 @@ impl Turn {
                 }
             }
         }
-    }
-
-    /// Writes what the kernel takes.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let mut state = self.session.state.borrow_mut();
-        while !state.out.is_empty() {
-            let stream = Pin::new(&mut self.stream);
-            let written = match state.out.single() {
-                Some(bytes) => stream.poll_write(cx, bytes),
-                None => {
-                    let mut slices = [IoSlice::new(&[]); 16];
-                    let filled = state.out.slices(&mut slices);
-                    stream.poll_write_vectored(cx, &slices[..filled])
-                }
-            };
-            match written {
-                Poll::Ready(Ok(count)) => {
-                    state.out.wrote(count);
-                    state.wrote_at = self.worker.backend.clock.now();
-                    self.worker.backend.metrics.bytes_out.add(count as u64);
-                }
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => break,
-            }
-        }
-        Ok(())
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dispatch::{Planner, Source};
 use super::errand::{Errand, within};
+use super::planner::{Planner, Source};
 use crate::backend::{Answer, Link, Node};
 use crate::command::Spec;
 use crate::error::ClientError;

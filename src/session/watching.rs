@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::aborted::{aborted, deciding};
-use super::dispatch::{Planner, Source};
 use super::errand::{Errand, Verdict, within};
 use super::lanes::Touched;
+use super::planner::{Planner, Source};
 use super::transaction::MULTI;
 use crate::backend::{Dedicated, Use};
 use crate::command::{Merge, Spec};

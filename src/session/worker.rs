@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
+use super::bulk::LargeSlots;
 use super::control::{Control, Paused};
 use super::pending::{State, Told};
 use super::round::Levels;
@@ -62,6 +63,7 @@ pub struct Worker {
     /// The same, without a lock.
     pub(super) draining: Cell<bool>,
     pub(super) spin: Spin,
+    pub(super) large: LargeSlots,
     pub(super) sessions: RefCell<HashMap<u64, Weak<Session>>>,
     /// How many sessions there have been.
     places: Cell<u32>,
@@ -93,6 +95,7 @@ impl Worker {
         let slow_nanos = slow.map_or(u64::MAX, |slow| slow.as_nanos() as u64);
         Rc::new(Worker {
             spin,
+            large: LargeSlots::default(),
             scripts: ScriptCache::new(control.scripts.clone()),
             backend,
             routes,

@@ -1,0 +1,33 @@
+//! Noticing that the node of a link hangs.
+
+use super::link::{Link, State};
+
+impl Link {
+    /// Whether a reply has been due for a whole health check, and nothing came.
+    pub fn is_overdue(&self) -> bool {
+        self.was_due.get() && self.silent.get() > 0
+    }
+
+    /// To be called regularly: gives the link up after `limit` calls without a byte though replies
+    /// are due; pings it after `idle` calls without any, so that the node's `timeout` never meets a
+    /// command. True if it was given up.
+    pub fn check(&self, limit: u32, idle: u32) -> bool {
+        if self.state.get() == State::Opening || self.state.get() == State::Closed {
+            return false;
+        }
+        let due = !self.queue.borrow().entries.is_empty();
+        if self.read_since.replace(false) || due != self.was_due.replace(due) {
+            self.silent.set(0);
+            return false;
+        }
+        self.silent.set(self.silent.get() + 1);
+        if due && self.silent.get() >= limit {
+            self.wakeup.wake();
+            return self.give_up.replace(Some("no reply within link_timeout")).is_none();
+        }
+        if !due && self.silent.get() >= idle && self.state.get() == State::Up {
+            self.push_ping();
+        }
+        false
+    }
+}
