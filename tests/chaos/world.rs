@@ -179,8 +179,16 @@ impl World {
     /// each other with the same epoch forget it.
     pub fn await_owner(&self, slot: u16, owner: usize) -> Result<(), String> {
         let id = self.id(owner);
-        self.all_see("all know the slot's owner", |view| {
-            view.iter().any(|line| line.id == id && line.owns(slot))
+        let claim = |view: Vec<NodeLine>| {
+            view.into_iter().find(|line| line.id == id && line.owns(slot)).map(|line| line.epoch)
+        };
+        wait("all know the slot's owner and its epoch", PATIENCE, || {
+            let own = self.cluster.node(owner).view().ok().and_then(claim);
+            own.is_some()
+                && self.up().into_iter().all(|node| {
+                    let view = self.cluster.node(node).view();
+                    view.map_or_else(|_| self.is_away(node), |view| claim(view) == own)
+                })
         })
     }
 
@@ -198,11 +206,16 @@ impl World {
             && before.is_some_and(|before| there.is_some_and(|there| there >= before))
     }
 
-    /// Waits until a shard is as a shard should be: all know its primary, and the replica is in sync.
+    /// Waits until a shard is as a shard should be: all know its primary, and the replica is in sync. It also has to know
+    /// of all of the shard's slots: one that was moved in while it was away it would not take over.
     pub fn await_pair(&self, shard: usize) -> Result<(), String> {
         wait(&format!("shard {shard} is whole"), PATIENCE, || {
             let Ok((primary, replica)) = self.roles(shard) else { return false };
             let (id, copy) = (self.id(primary), self.id(replica));
+            let slots = |node: usize| {
+                let view = self.cluster.node(node).view().ok()?;
+                view.into_iter().find(|line| line.id == id).map(|line| line.slots)
+            };
             let knows = |node: usize| {
                 let Ok(view) = self.cluster.node(node).view() else { return self.is_away(node) };
                 let line = |id: &str| view.iter().find(|line| line.id == id && line.is_healthy());
@@ -211,7 +224,9 @@ impl World {
                     || line(&copy).is_some_and(|line| line.primary.as_ref() == Some(&id));
                 pair && line(&id).is_some_and(|line| line.is("master") && line.slot_count() > 0)
             };
-            self.up().into_iter().all(knows) && self.in_sync(primary, replica)
+            self.up().into_iter().all(knows)
+                && self.in_sync(primary, replica)
+                && slots(primary).is_some_and(|own| slots(replica) == Some(own))
         })
     }
 
