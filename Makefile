@@ -9,10 +9,10 @@ ARGS ?=
 FUZZ_TARGETS := request reply nodes slots shards
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test check fmt clippy doc bench chaos fuzz clean
+.PHONY: help demo test check fmt clippy doc bench neighbours chaos fuzz clean
 
 help: ## lists the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
 
 demo: ## starts a throwaway cluster with the proxy in front of it; Ctrl-C leaves nothing behind
 	@.ci/packages cc redis-server
@@ -44,6 +44,10 @@ bench: ## measures proxy, bare forwarder and direct connection in turns
 	@.ci/packages cc redis-server redis-benchmark taskset
 	cargo build --release --manifest-path benches/floor/Cargo.toml --target-dir $(TARGET)/floor
 	cargo bench --bench proxy -- --floor $(TARGET)/floor/release/floor $(ARGS)
+
+neighbours: ## measures what a client notices of a stopped node and of neighbours that load one
+	@.ci/packages cc redis-server taskset
+	cargo bench --bench neighbours -- $(ARGS)
 
 # CHAOS_SECONDS (3600), CHAOS_CLIENTS (50), CHAOS_RATE (6000 commands a second, of all clients together), CHAOS_SEED
 # (drawn, and printed: it repeats the schedule), CHAOS_NEMESES (all, quiet, or names: move,half,rebalance,add,replica,
