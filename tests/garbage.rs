@@ -20,6 +20,8 @@ fn a_reply_to_a_request_that_is_not_all_sent_yet_ends_the_link_and_nothing_else(
             false => Action::Default,
         });
         let mut client = proxy.connect();
+        // What is large goes over a connection of its own, and what the client sends next does, too.
+        assert_eq!(client.cmd(&["SET", &key(LOW, "a"), &"v".repeat(1 << 20)]), Value::ok());
         assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), Value::NullBulk);
         // More than the sockets between them hold: the node does not read now.
         let large = "v".repeat(12 << 20);

@@ -1,6 +1,6 @@
 //! Links besides those that nearly all sessions share: one for each database besides database 0, which some clusters
 //! have, and one for sessions whose commands or replies are large, so that they do not stand before everybody's small
-//! ones. Each is opened on first use, and ends when nobody has used it for long.
+//! ones. Each is opened on first use; one for a database ends when nobody has used it for long.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use crate::protocol::Protocol;
 pub const BULK: usize = 256 * 1024;
 /// As many commands are on the node at a time if their replies are small.
 const MOST_AT_ONCE: usize = 256;
-/// A link that nobody has used for so long ends.
+/// A link to a database that nobody has used for so long ends.
 const IDLE: Duration = Duration::from_secs(60);
 /// A node that did not give one is not asked for one again before this time.
 const REFUSED: Duration = Duration::from_millis(500);
@@ -101,20 +101,14 @@ impl Node {
         let now = self.backend().clock.now();
         let mut links = self.apart.borrow_mut();
         let is_it = |own: &ApartLink| own.apart == apart && own.protocol == protocol;
-        let found = links.iter().find(|found| is_it(found) && found.link.takes_commands());
-        let link = match found {
-            Some(found) => {
-                found.used.set(now);
-                found.link.clone()
-            }
-            None => {
-                let purpose = if apart.bulk { Purpose::Bulk } else { Purpose::Database };
-                let link = self.dial(protocol, apart.database, purpose, None)?;
-                link.window.set(usize::from(apart.bulk));
-                links.push(ApartLink { link: link.clone(), apart, protocol, used: Cell::new(now) });
-                link
-            }
-        };
+        if let Some(found) = links.iter().find(|found| is_it(found) && found.link.takes_commands()) {
+            found.used.set(now);
+            return Ok(found.link.clone());
+        }
+        let purpose = if apart.bulk { Purpose::Bulk } else { Purpose::Database };
+        let link = self.dial(protocol, apart.database, purpose, None)?;
+        link.window.set(usize::from(apart.bulk));
+        links.push(ApartLink { link: link.clone(), apart, protocol, used: Cell::new(now) });
         Ok(link)
     }
 
@@ -138,11 +132,11 @@ impl Node {
         self.apart.borrow().iter().any(|own| own.apart.bulk && own.link.id() == link.id())
     }
 
-    /// Lets links end that nobody uses.
+    /// Lets links to databases end that nobody uses: who has many of them leaves most of them behind.
     pub(super) fn check_apart(&self) {
         let now = self.backend().clock.now();
         self.apart.borrow_mut().retain(|own| {
-            let is_unused = own.link.queue.borrow().entries.is_empty();
+            let is_unused = own.apart.database != 0 && own.link.queue.borrow().entries.is_empty();
             if is_unused && u128::from(now.saturating_sub(own.used.get())) > IDLE.as_nanos() {
                 own.link.retire();
             }
