@@ -131,11 +131,11 @@ impl Connection {
             self.input.extend_from_slice(&bytes[used..]);
             return Poll::Ready(Ok(()));
         }
-        if self.input.len().max(self.framer.wants()) > backend.settings.max_reply {
+        let len = self.input.len().max(self.framer.wants());
+        if len > backend.settings.max_reply {
             self.refuse_reply(Reached::MaxReply);
             return Poll::Ready(Err(LARGE_REPLY));
         }
-        let len = self.input.len().max(self.framer.wants());
         if len >= BULK && !self.told_large {
             self.tell_large();
         }

@@ -269,8 +269,9 @@ impl Node {
             self.backend.metrics.reached[Reached::ConnectTimeout.index()].add(1);
         }
         // A node that serves others may have no time, or no room, for one more.
-        if (link.bit() == 0 || self.is_bulk(link)) && self.links().any(|other| other.is_up()) {
-            if self.is_bulk(link) {
+        let is_bulk = self.is_bulk(link);
+        if (link.bit() == 0 || is_bulk) && self.links().any(|other| other.is_up()) {
+            if is_bulk {
                 self.bulk_refused();
             }
             link.close("the node can't be connected to");
