@@ -5,8 +5,8 @@ use super::link::{Entry, Link};
 use crate::protocol::write;
 
 const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
-/// What keeps an idle link from being closed by the node's `timeout`.
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+/// `PING` on the wire: keeps an idle link from being closed by the node's `timeout`, and shows that the node lives.
+pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 impl Link {
     /// What `ASKING` is on the wire.

@@ -39,6 +39,7 @@ pub use clock::Clock;
 pub use dedicated::{Dedicated, Use};
 pub use gate::{DialGate, GateLimits, Permit, Purpose};
 pub use handshake::{DialError, Server, open};
+pub use internal::PING;
 pub use link::Link;
 pub use listener::Listener;
 pub use memory::{Account, Memory, Victim, WORTHWHILE, WORTHWHILE_INPUT};

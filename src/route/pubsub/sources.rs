@@ -8,7 +8,7 @@ use super::agenda::Lack;
 use super::entry::{Entry, Phase, Source};
 use super::wire::{Line, Wire};
 use super::{Hub, Op, State, Subscriber, What};
-use crate::backend::{Link, Ticket};
+use crate::backend::{Link, PING, Ticket};
 use crate::net::NodeAddr;
 use crate::protocol::write;
 use crate::route::Routes;
@@ -92,8 +92,7 @@ impl Hub {
             && let Some(there) = state.lines.get(node).filter(|there| there.id == *line)
             && there.link.takes_commands()
         {
-            let request = b"*1\r\n$4\r\nPING\r\n";
-            there.link.push(there.wire.clone(), Ticket { seq: state.last, part: 0 }, request);
+            there.link.push(there.wire.clone(), Ticket { seq: state.last, part: 0 }, PING);
             let (kind, name) = entry.topic();
             state
                 .ops
