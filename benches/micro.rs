@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotmux::backend::{Backend, Clock, DialGate, GateLimits, Memory, Settings};
+use slotmux::backend::{Allowance, Backend, Clock, DialGate, GateLimits, Memory, Settings};
 use slotmux::command::{Merge, resolve};
 use slotmux::config::ProcessLimits;
 use slotmux::metrics::{Metrics, Shape};
@@ -158,6 +158,7 @@ fn a_worker() -> Routes {
         metrics: worker,
         links: RefCell::default(),
         scratch: RefCell::default(),
+        allowance: Allowance::default(),
     };
     let refresh = Refresh::new(Options::default(), gate, metrics.clusters()[0].clone());
     Routes::new(Rc::new(backend), refresh.shared())

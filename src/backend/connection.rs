@@ -15,7 +15,7 @@ use super::link::{Entry, Link, NOT_WANTED, OVER_MEMORY, Queue, State};
 use super::send_buffer::{LARGE, SendBuffer};
 use super::share::Share;
 use super::times::Times;
-use super::{BULK, Backend, Reply, Request, SCRATCH, Wakeup, make_room};
+use super::{BULK, Backend, Reply, Request, SCRATCH, make_room};
 use crate::metrics::{LinkState, Phase, Reached};
 use crate::protocol::{ReplyFramer, Rest};
 
@@ -80,23 +80,25 @@ impl Connection {
             }
             self.count_read();
         }
-        let mut reads = 0;
-        while let Poll::Ready(read) = self.read(cx) {
+        let (mut reads, mut goes_on) = (0, false);
+        while !goes_on && let Poll::Ready(read) = self.read(cx) {
             self.count_read();
-            if let Err(reason) = read {
-                return Poll::Ready(reason);
-            }
             reads += 1;
-            if reads == READS_PER_TURN || begun.saturating_sub(self.entries.get()) >= REPLIES_PER_TURN {
-                Wakeup::go_on(cx);
-                break;
-            }
+            goes_on = match read {
+                Err(reason) => return Poll::Ready(reason),
+                Ok(is_up) => is_up || reads == READS_PER_TURN,
+            };
+            goes_on |= begun.saturating_sub(self.entries.get()) >= REPLIES_PER_TURN;
         }
         if let Some(listener) = &self.link.listener {
             listener.pause();
         }
-        if let Err(error) = self.write(cx) {
-            return Poll::Ready(reason_of(&error));
+        match self.write(cx) {
+            Err(error) => return Poll::Ready(reason_of(&error)),
+            Ok(is_up) => goes_on |= is_up,
+        }
+        if goes_on {
+            self.link.wakeup.go_on(cx, &self.backend.allowance);
         }
         let queue = self.link.queue.borrow();
         if self.link.state.get() == State::Retired {
@@ -109,8 +111,8 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Reads once and hands out the replies that are whole.
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+    /// Reads once and hands out the replies that are whole. True if the turn is to end with that.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Reason>> {
         let backend = self.backend.clone();
         if self.input.is_empty() && self.rest.is_none() {
             let mut scratch = backend.scratch.borrow_mut();
@@ -129,7 +131,7 @@ impl Connection {
                 Err(reason) => return Poll::Ready(Err(reason)),
             };
             self.input.extend_from_slice(&bytes[used..]);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(false));
         }
         let len = self.input.len().max(self.framer.wants());
         if len > backend.settings.max_reply {
@@ -145,15 +147,18 @@ impl Connection {
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, SCRATCH, BELIEVED);
-        let mut room = (&mut self.input).limit(SCRATCH);
-        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room)) {
+        let most = backend.allowance.of(len, &self.link.wakeup);
+        let mut room = (&mut self.input).limit(most.min(SCRATCH));
+        let count = match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
             Ok(0) => return Poll::Ready(Err("closed by the node")),
-            Ok(count) => self.share.node.read_bytes.add(count as u64),
-        }
+            Ok(count) => count,
+        };
+        self.share.node.read_bytes.add(count as u64);
         self.link.read_since.set(true);
         backend.clock.tick();
-        Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
+        let handed_out = if self.rest.is_some() { self.pass() } else { self.replies_of_input() };
+        Poll::Ready(handed_out.map(|()| backend.allowance.moved(count, len)))
     }
 
     /// Throws away what was read of a reply that is not kept, and hands out what comes behind it.
@@ -289,11 +294,13 @@ impl Connection {
         self.backend.metrics.phase_nanos[Phase::Node.index()].add(sum);
     }
 
-    /// Writes what the kernel takes.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// Writes what the kernel takes. True if it would take more, but the turn is to end with that.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut queue = self.link.queue.borrow_mut();
-        let before = queue.send.written();
-        let mut most = self.link.may_write(&queue);
+        let (before, waiting) = (queue.send.written(), queue.send.unwritten());
+        let allowed = self.backend.allowance.of(waiting, &self.link.wakeup);
+        let may_write = self.link.may_write(&queue);
+        let mut most = may_write.min(allowed);
         while queue.send.unwritten() > 0 && most > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match queue.send.single() {
@@ -314,13 +321,15 @@ impl Connection {
             }
         }
         let Queue { send, entries, times, .. } = &mut *queue;
-        if send.written() > before {
-            self.share.node.written_bytes.add(send.written() - before);
+        let written = (send.written() - before) as usize;
+        self.backend.allowance.moved(written, waiting);
+        if written > 0 {
+            self.share.node.written_bytes.add(written as u64);
             let (all, now) = (send.unwritten() == 0, self.backend.clock.tick());
             let queued = times.wrote(entries, send.written(), all, now);
             self.backend.metrics.phase_nanos[Phase::Queue.index()].add(queued);
         }
-        Ok(())
+        Ok(most == 0 && allowed < may_write)
     }
 }
 

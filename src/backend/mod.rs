@@ -2,6 +2,7 @@
 //! who waits for a reply is a [`Receiver`].
 
 mod acknowledge;
+mod allowance;
 mod apart;
 mod call;
 mod clock;
@@ -33,6 +34,7 @@ use crate::config::ClusterAuth;
 use crate::metrics::WorkerMetrics;
 use crate::net::NodeAddr;
 
+pub use allowance::Allowance;
 pub use apart::{Affinity, Apart, BULK};
 pub use call::Answer;
 pub use clock::Clock;
@@ -162,6 +164,8 @@ pub struct Backend {
     /// Where links and sessions read into; what is left over goes to a buffer of their own, so that
     /// an idle connection holds none.
     pub scratch: RefCell<Box<[u8]>>,
+    /// What those may move who have much to move.
+    pub allowance: Allowance,
 }
 
 impl Backend {

@@ -123,7 +123,7 @@ SessionLimits, Listener {
     at: "the client is not read until it reads its replies";
 
     output_soft, "output-soft": size = "1MiB", "16KiB" ..= "4GiB",
-    what: "Bytes of unread replies past which nothing more is forwarded for a client",
+    what: "Bytes of unread replies, with those that are to be expected, past which nothing more is forwarded for a client",
     reason: "several times what a socket's own buffers hold, and 10,000 slow clients stay below 10 GB",
     metric: "slotmux_bound_used_ratio{bound=\"output_soft\"}",
     at: "later requests of this client wait in its input";

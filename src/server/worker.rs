@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{INCOMING_QUEUE, Incoming, WorkerHandle};
-use crate::backend::{Account, Backend, Clock, DialGate, Memory, SCRATCH, Settings};
+use crate::backend::{Account, Allowance, Backend, Clock, DialGate, Memory, SCRATCH, Settings};
 use crate::config::{ClusterConfig, Config, SessionConfig, Spin};
 use crate::metrics::WorkerMetrics;
 use crate::net::Stream;
@@ -78,6 +78,7 @@ impl ClusterParts {
             memory,
             links: RefCell::default(),
             scratch,
+            allowance: Allowance::default(),
         });
         let worker = Worker::new(backend, topology, config, settings, control, shutdown, may_spin);
         spawn_local(worker.clone().keep());

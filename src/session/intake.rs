@@ -66,11 +66,11 @@ impl Turn {
 
     /// Whether the next request has to wait, whatever it is.
     #[inline]
-    fn is_blocked(&self, planner: &Planner<'_>) -> bool {
+    fn is_blocked(&mut self, planner: &Planner<'_>) -> bool {
         let (state, limits) = (&*planner.state, &self.session.settings.limits);
         !state.is_idle()
             && (state.base() < self.barrier
-                || state.len() >= limits.session_in_flight
+                || (state.len() >= self.window.most && !self.window.widens(state, limits))
                 || state.bytes() >= IN_FLIGHT_BYTES
                 || self.link_is_full()
                 || self.session.settings.ordering == Ordering::Connection)

@@ -50,6 +50,7 @@ mod turn;
 mod wait;
 mod watch;
 mod watching;
+mod window;
 mod worker;
 
 use std::cell::{Cell, RefCell};

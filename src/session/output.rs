@@ -9,10 +9,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use super::turn::Turn;
-use crate::backend::Wakeup;
 
-/// So many bytes a turn writes.
-const TURN_WRITES: usize = 256 * 1024;
 /// What was written is cut off once it is as much as this and as what is left: at most one copy for each byte.
 const COMPACTED: usize = 64 * 1024;
 
@@ -153,15 +150,13 @@ impl Output {
 }
 
 impl Turn {
-    /// Writes what the kernel takes, but no more than a turn may.
-    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let mut state = self.session.state.borrow_mut();
-        let mut most = TURN_WRITES;
-        while !state.out.is_empty() {
-            if most == 0 {
-                Wakeup::go_on(cx);
-                break;
-            }
+    /// Writes what the kernel takes. True if it would take more, but the turn is to end with that.
+    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let (session, backend) = (&self.session, &self.worker.backend);
+        let mut state = session.state.borrow_mut();
+        let waiting = state.out.len();
+        let mut most = backend.allowance.of(waiting, &session.wakeup);
+        while !state.out.is_empty() && most > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match state.out.single() {
                 Some(bytes) => stream.poll_write(cx, &bytes[..bytes.len().min(most)]),
@@ -173,16 +168,18 @@ impl Turn {
             };
             match written {
                 Poll::Ready(Ok(count)) => {
-                    most = most.saturating_sub(count);
+                    most -= count.min(most);
                     state.out.wrote(count);
-                    state.wrote_at = self.worker.backend.clock.now();
-                    self.worker.backend.metrics.bytes_out.add(count as u64);
+                    self.window.written += count as u64;
+                    state.wrote_at = backend.clock.now();
+                    backend.metrics.bytes_out.add(count as u64);
+                    backend.allowance.moved(count, waiting);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,
             }
         }
-        Ok(())
+        Ok(most == 0)
     }
 }
 

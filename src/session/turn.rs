@@ -16,8 +16,9 @@ use super::ahead::Ahead;
 use super::input::{Input, Stop};
 use super::learning::Wait;
 use super::local::Client;
+use super::window::Window;
 use super::{Order, Session, Worker};
-use crate::backend::{LARGE, Link, SCRATCH, Wakeup, make_room};
+use crate::backend::{Backend, LARGE, Link, SCRATCH, make_room};
 use crate::metrics::{Closed, Reached};
 use crate::net::Stream;
 use crate::protocol::RequestFramer;
@@ -55,6 +56,8 @@ pub(super) struct Turn {
     pub(super) full: Option<Rc<Link>>,
     /// Bounds that hold the input back and have been counted, a bit for each [`Reached::index`].
     pub(super) counted: u32,
+    /// How many commands may be in flight.
+    pub(super) window: Window,
     /// How many commands in flight the worker was told of.
     pub(super) in_flight: usize,
     /// When to look at held commands again.
@@ -67,6 +70,7 @@ impl Turn {
     pub(super) fn new(session: Rc<Session>, stream: Stream) -> Self {
         let (worker, client) = (session.worker.clone(), Client::new(session.id, session.settings.clone()));
         Turn {
+            window: Window::new(&session.settings.limits),
             session,
             worker,
             stream,
@@ -103,12 +107,12 @@ impl Turn {
             false if is_empty => Stop::Empty,
             false => self.plan_input(),
         };
-        let mut reads = 0;
-        while stop != Stop::Budget && reads < TURN_READS {
+        let (mut reads, mut is_up) = (0, false);
+        while stop != Stop::Budget && reads < TURN_READS && !is_up {
             match self.read(stop, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(next)) => stop = next,
+                Poll::Ready(Ok(next)) => (stop, is_up) = next,
             }
             reads += 1;
         }
@@ -116,8 +120,9 @@ impl Turn {
             self.end_errand();
         }
         self.look_after_held(cx);
-        if self.write(cx).is_err() {
-            return Poll::Ready(());
+        match self.write(cx) {
+            Err(_) => return Poll::Ready(()),
+            Ok(more) => is_up |= more,
         }
         let mut state = self.session.state.borrow_mut();
         if state.cut {
@@ -134,9 +139,9 @@ impl Turn {
         self.worker.count_kept(&mut state, self.input.len() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
-        let goes_on = stop == Stop::Budget || reads == TURN_READS || split > 0 || state.merging;
+        let goes_on = stop == Stop::Budget || reads == TURN_READS || is_up || split > 0 || state.merging;
         if goes_on || (stop == Stop::Blocked && self.may_go_on(&state)) {
-            Wakeup::go_on(cx);
+            self.session.wakeup.go_on(cx, &self.worker.backend.allowance);
         }
         // As a server does it: a client that has gone does not wait any more.
         self.closing |= self.eof && self.paused;
@@ -226,8 +231,9 @@ impl Turn {
 
     /// Reads once and plans. Pending when there is nothing to read, or no room.
     ///
-    /// Where planning was not stopped the input is part of one request, which `max_request` bounds.
-    fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
+    /// Where planning was not stopped the input is part of one request, which `max_request` bounds. With why planning
+    /// stopped comes whether the turn is to end with that.
+    fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<(Stop, bool)>> {
         let blocked = stop == Stop::Blocked;
         if self.eof || self.closing {
             self.session.state.borrow_mut().not_read = true;
@@ -236,31 +242,33 @@ impl Turn {
         if blocked && self.is_full() {
             return Poll::Pending;
         }
-        let metrics = self.worker.backend.metrics.clone();
+        let worker = self.worker.clone();
+        let Backend { metrics, allowance, scratch, .. } = &*worker.backend;
+        let waiting = self.input.len().max(self.framer.wants()) + self.ahead.len();
+        let most = allowance.of(waiting, &self.session.wakeup).min(SCRATCH);
         if blocked || self.input.is_empty() {
-            let worker = self.worker.clone();
-            let mut scratch = worker.backend.scratch.borrow_mut();
-            let mut buffer = ReadBuf::new(&mut scratch);
+            let mut scratch = scratch.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut scratch[..most]);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             let filled = buffer.filled();
             metrics.bytes_in.add(filled.len() as u64);
             self.eof = filled.is_empty();
             if blocked {
                 self.ahead.push(filled);
-                return Poll::Ready(Ok(stop));
+                return Poll::Ready(Ok((stop, allowance.moved(filled.len(), waiting))));
             }
             let mut input = Input::Scratch(filled);
             let stop = self.plan(&mut input);
             self.input.extend_from_slice(input.bytes());
-            return Poll::Ready(Ok(stop));
+            return Poll::Ready(Ok((stop, false)));
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, LARGE, BELIEVED);
-        let mut room = (&mut self.input).limit(SCRATCH);
+        let mut room = (&mut self.input).limit(most);
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room))?;
         metrics.bytes_in.add(count as u64);
         self.eof = count == 0;
-        Poll::Ready(Ok(self.plan_input()))
+        Poll::Ready(Ok((self.plan_input(), allowance.moved(count, waiting))))
     }
 
     /// Whether no more is read ahead; counts that, once until all was planned.
