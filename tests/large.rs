@@ -114,6 +114,35 @@ fn very_many_keys_are_found_while_their_slots_move() {
     });
 }
 
+#[test]
+fn very_many_keys_are_found_where_several_slots_are_half_moved() {
+    let cluster = TestCluster::primaries(2);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    let mut names: Vec<String> = (0..KEYS / 5).map(|i| format!("k{i}")).collect();
+    // The last of these are still to be sent when the first are answered.
+    let slots = [1, 2000, 4000, 6000, 7000, 8000];
+    let in_slot = |slot: u16| (0..6).map(move |i| key(slot, &format!("half{i}")));
+    names.extend(slots.into_iter().flat_map(in_slot));
+    let pairs: Vec<String> = names.iter().flat_map(|key| [key.clone(), key.clone()]).collect();
+    client.send_raw(words("MSET", pairs.iter()));
+    assert_eq!(client.read_value(), Value::ok());
+    for slot in slots {
+        cluster.begin_migration(slot, 0, 1);
+        let keys: Vec<String> = in_slot(slot).step_by(2).collect();
+        cluster.move_some_keys(0, 1, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let count = Value::Int(names.len() as i64);
+    for _ in 0..5 {
+        client.send_raw([words("MGET", names.iter()), words("EXISTS", names.iter())].concat());
+        assert!(client.read_value().items().iter().map(Value::text).eq(names.iter().cloned()));
+        assert_eq!(client.read_value(), count);
+    }
+    client.send_raw(words("UNLINK", names.iter()));
+    assert_eq!(client.read_value(), count);
+    assert_eq!(client.cmd(&["DBSIZE"]), Value::Int(0));
+}
+
 /// The last commands of the proxy's connections at a node, the one for the topology left out.
 fn last_commands(admin: &mut Client) -> Vec<String> {
     let list = admin.cmd(&["CLIENT", "LIST"]).text();

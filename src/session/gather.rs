@@ -16,8 +16,8 @@ pub(crate) struct Gather {
     order: Vec<u32>,
     /// Parts whose reply is still to come.
     left: usize,
-    /// Whether parts are still to be added.
-    pub(crate) more: bool,
+    /// Whether its parts are not known yet.
+    more: bool,
     /// The merging, while it is done little by little.
     merging: Option<Box<Merging>>,
     /// The small replies, one behind the other in the order in which they came, in chunks: to copy megabytes takes
@@ -88,9 +88,11 @@ impl Gather {
         Gather { more: true, ..Gather::new(how, Vec::new(), 0) }
     }
 
-    /// Says in which parts the keys will lie.
-    pub(crate) fn set_order(&mut self, order: Vec<u32>) {
-        self.order = order;
+    /// Says which parts there are, and in which of them the keys lie. A part that is split takes numbers behind theirs,
+    /// also where not all of them have been sent.
+    pub(crate) fn set_parts(&mut self, slots: impl Iterator<Item = u16>, order: Vec<u32>) {
+        slots.for_each(|slot| _ = self.add(slot, 0));
+        (self.order, self.more) = (order, false);
     }
 
     /// Whether but one reply is still to come.

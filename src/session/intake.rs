@@ -14,7 +14,7 @@ use crate::protocol::{Args, Framed, RequestError, RequestLimits};
 
 /// After so many requests, keys, or bytes of them a turn lets others run.
 pub(super) const TURN_KEYS: usize = 1000;
-const TURN_BYTES: usize = 256 * 1024;
+pub(super) const TURN_BYTES: usize = 256 * 1024;
 /// Request bytes of one client that wait for replies; a larger request goes alone.
 const IN_FLIGHT_BYTES: usize = 1 << 20;
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::entry::Progress;
 use super::gather::Gather;
-use super::intake::TURN_KEYS;
+use super::intake::{TURN_BYTES, TURN_KEYS};
 use super::planner::{Planner, Source};
 use super::turn::Turn;
 use crate::backend::Ticket;
@@ -29,14 +29,14 @@ pub(super) struct Splitting {
 enum Stage {
     Hashing(Keys),
     Grouped(Groups),
-    /// The keys from this place on have still to be sent.
-    Sending(Groups, usize),
+    /// The part of this number, whose keys begin at this place, has still to be sent, with those behind it.
+    Sending(Groups, u32, usize),
 }
 
 impl Splitting {
-    /// Bytes of memory, besides those of the request itself: as much again for slots and places.
+    /// Bytes of memory: of the request, and as much again as for its arguments for slots and places.
     pub(super) fn memory(&self) -> usize {
-        2 * size_of_val(&*self.spans)
+        self.request.len() + 2 * size_of_val(&*self.spans)
     }
 }
 
@@ -60,7 +60,7 @@ impl Planner<'_> {
         let Splitting { seq, ref request, ref spans, ref mut stage, writes } = *splitting;
         let args = Args::new(request, spans);
         self.writes = writes;
-        let (groups, place) = match stage {
+        let (groups, part, place) = match stage {
             Stage::Hashing(keys) => {
                 if keys.hash(&args, TURN_HASHES) {
                     *stage = Stage::Grouped(keys.group());
@@ -72,22 +72,27 @@ impl Planner<'_> {
                     self.split_none(seq, slot, groups.keys(), request);
                     return None;
                 }
-                self.state.parts(seq)?.set_order(groups.order());
                 let groups = std::mem::take(groups);
-                *stage = Stage::Sending(groups, 0);
+                self.state.parts(seq)?.set_parts(groups.iter().map(|group| group[0].0), groups.order());
+                *stage = Stage::Sending(groups, 0, 0);
                 return Some(splitting);
             }
-            Stage::Sending(groups, place) => (groups, place),
+            Stage::Sending(groups, part, place) => (groups, part, place),
         };
-        let (until, mut part) = (*place + TURN_KEYS, Vec::new());
+        let (until, mut bytes) = (*place + TURN_KEYS, 0);
         while *place < until
+            && bytes < TURN_BYTES
             && let Some(group) = groups.at(*place)
         {
+            // It may have been answered meanwhile, as a whole.
+            self.state.parts(seq)?;
+            let mut request = Vec::new();
+            groups.write(&args, group, &mut request);
+            bytes += request.len();
+            let ticket = Ticket { seq, part: *part };
+            self.send(ticket, group[0].0, group.len(), Source::Owned(&request.into()));
+            *part += 1;
             *place += group.len();
-            self.state.parts(seq)?.more = *place < groups.keys();
-            part.clear();
-            groups.write(&args, group, &mut part);
-            self.part(seq, group[0].0, group.len(), Source::Slice(&part));
         }
         (*place < groups.keys()).then_some(splitting)
     }
