@@ -143,6 +143,29 @@ fn very_many_keys_are_found_where_several_slots_are_half_moved() {
     assert_eq!(client.cmd(&["DBSIZE"]), Value::Int(0));
 }
 
+#[test]
+fn large_and_small_values_come_in_the_order_of_their_keys() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (mut client, names) = (proxy.connect(), (0..300).map(|i| format!("{{t{}}}k{i}", i % 70)));
+    let (names, lengths): (Vec<String>, _) = (names.collect(), [1, 20_000, 100, 300_000, 70_000]);
+    let value = |i: usize| format!("{i} ").repeat(lengths[i % lengths.len()] / 3);
+    let pairs: Vec<String> = names.iter().enumerate().flat_map(|(i, key)| [key.clone(), value(i)]).collect();
+    let mget = words("MGET", names.iter().chain([&"none".to_owned()]).chain(&names[..9]));
+    client.send_raw([words("MSET", pairs.iter()), mget.clone(), encode(&["PING"]), mget].concat());
+    assert_eq!(client.read_value(), Value::ok());
+    for is_last in [false, true] {
+        let values = client.read_value();
+        let values = values.items();
+        assert_eq!((values.len(), &values[300]), (310, &Value::NullBulk));
+        assert!(values[..300].iter().map(Value::text).eq((0..300).map(value)));
+        assert!(values[301..].iter().map(Value::text).eq((0..9).map(value)));
+        if !is_last {
+            assert_eq!(client.read_value(), Value::Simple("PONG".into()));
+        }
+    }
+}
+
 /// The last commands of the proxy's connections at a node, the one for the topology left out.
 fn last_commands(admin: &mut Client) -> Vec<String> {
     let list = admin.cmd(&["CLIENT", "LIST"]).text();

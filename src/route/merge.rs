@@ -1,6 +1,7 @@
 //! The replies of a command's parts become one reply. Pure.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use crate::command::Merge;
 use crate::protocol::{ReplyFramer, write};
@@ -150,7 +151,12 @@ fn logical_and(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
 }
 
 fn by_key_order(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<()> {
-    ByKeyOrder::begin(parts, order, out)?.go_on(parts, order, usize::MAX, out).map(drop)
+    let mut merging = ByKeyOrder::begin(parts, order, out)?;
+    while !merging.is_done(order) {
+        let (part, range) = merging.next(parts, order)?;
+        out.extend_from_slice(&parts[part][range]);
+    }
+    Some(())
 }
 
 /// How far the merging by the order of keys is, which may be done little by little.
@@ -170,16 +176,20 @@ impl ByKeyOrder {
         Some(ByKeyOrder { places, done: 0 })
     }
 
-    /// Appends as many more elements: true once all are there; `None` if any is missing.
-    pub fn go_on(&mut self, parts: &[&[u8]], order: &[u32], more: usize, out: &mut Vec<u8>) -> Option<bool> {
-        for part in order[self.done..].iter().take(more) {
-            let place = self.places.get_mut(*part as usize)?;
-            let element = first_element(&mut parts[*part as usize].get(*place..)?)?;
-            *place += element.len();
-            out.extend_from_slice(element);
-            self.done += 1;
-        }
-        Some(self.done == order.len())
+    /// Whether all elements are there.
+    pub fn is_done(&self, order: &[u32]) -> bool {
+        self.done == order.len()
+    }
+
+    /// In which part the next element lies, and where in it; `None` if there is none.
+    pub fn next(&mut self, parts: &[&[u8]], order: &[u32]) -> Option<(usize, Range<usize>)> {
+        let part = *order.get(self.done)? as usize;
+        let place = self.places.get_mut(part)?;
+        let element = first_element(&mut parts[part].get(*place..)?)?.len();
+        let range = *place..*place + element;
+        *place = range.end;
+        self.done += 1;
+        Some((part, range))
     }
 }
 

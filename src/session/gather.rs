@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::output::Output;
-use crate::backend::Reply;
+use crate::backend::{BULK, LARGE, Reply};
 use crate::command::Merge;
 use crate::route::merge::{ByKeyOrder, merge};
 
@@ -23,34 +23,65 @@ pub(crate) struct Gather {
     /// The small replies, one behind the other in the order in which they came, in chunks: to copy megabytes takes
     /// milliseconds.
     small: Vec<Vec<u8>>,
+    /// Bytes of all replies so far.
+    bytes: usize,
 }
 
-/// Of so many keys' values the reply is made at once, or in one step.
+/// Of so many keys' values, and bytes of them that are copied, the reply is made at once, or in one step.
 const MANY: usize = 4000;
+const LONG: usize = BULK;
 
 /// So many bytes of small replies lie one behind the other.
 const CHUNK: usize = 64 * 1024;
 
-/// A reply that is being made.
+/// A reply that is being made: small values are copied one behind the other, large ones are not.
 #[derive(Debug, Default)]
 struct Merging {
     so_far: Option<ByKeyOrder>,
-    reply: Vec<u8>,
+    pieces: Vec<Bytes>,
+    tail: Vec<u8>,
+    /// Bytes that were copied.
+    copied: usize,
 }
 
 impl Merging {
     /// True once all is there; `None` if a part has another form.
-    fn go_on(&mut self, parts: &[&[u8]], order: &[u32]) -> Option<bool> {
+    fn go_on(&mut self, parts: &[Part], replies: &[&[u8]], order: &[u32]) -> Option<bool> {
         let mut so_far = match self.so_far.take() {
             Some(so_far) => so_far,
-            None => {
-                self.reply.reserve(parts.iter().map(|part| part.len()).sum());
-                ByKeyOrder::begin(parts, order, &mut self.reply)?
-            }
+            None => ByKeyOrder::begin(replies, order, &mut self.tail)?,
         };
-        let done = so_far.go_on(parts, order, MANY, &mut self.reply);
+        let (mut keys, until) = (0, self.copied + LONG);
+        while keys < MANY && self.copied < until && !so_far.is_done(order) {
+            let (part, range) = so_far.next(replies, order)?;
+            keys += 1;
+            match &parts[part].reply {
+                Some(PartReply::Large(reply)) if range.len() >= LARGE => {
+                    self.end_piece(1);
+                    self.pieces.push(reply.slice(range));
+                }
+                _ => {
+                    self.copied += range.len();
+                    self.tail.extend_from_slice(&replies[part][range]);
+                }
+            }
+            self.end_piece(CHUNK);
+        }
+        let is_done = so_far.is_done(order);
         self.so_far = Some(so_far);
-        done
+        Some(is_done)
+    }
+
+    /// What was copied becomes a piece if it is as long as that.
+    fn end_piece(&mut self, least: usize) {
+        if self.tail.len() >= least {
+            self.pieces.push(std::mem::take(&mut self.tail).into());
+        }
+    }
+
+    fn append_to(self, out: &mut Output) {
+        out.push_pieces(self.pieces);
+        out.tail().extend_from_slice(&self.tail);
     }
 }
 
@@ -80,6 +111,7 @@ impl Gather {
             more: false,
             merging: None,
             small: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -145,6 +177,7 @@ impl Gather {
 
     /// Takes a part's reply.
     pub(crate) fn complete(&mut self, part: u32, reply: Reply<'_>) {
+        self.bytes += reply.bytes().len();
         let reply = match reply {
             Reply::Large(bytes) => PartReply::Large(bytes),
             Reply::Small(bytes) => {
@@ -162,13 +195,9 @@ impl Gather {
         }
     }
 
-    /// Bytes of the replies so far.
+    /// Bytes of the replies so far, and of what has been made of them.
     pub(crate) fn bytes(&self) -> usize {
-        let large = |part: &Part| match &part.reply {
-            Some(PartReply::Large(bytes)) => bytes.len(),
-            _ => 0,
-        };
-        self.small.iter().map(Vec::len).sum::<usize>() + self.parts.iter().map(large).sum::<usize>()
+        self.bytes + self.merging.as_ref().map_or(0, |merging| merging.copied)
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -178,12 +207,12 @@ impl Gather {
     /// Appends the merged reply, or makes some more of it if that is long work. True once it is appended.
     pub(crate) fn merge(&mut self, out: &mut Output) -> bool {
         let merging = self.merging.take();
-        let parts: Vec<&[u8]> = self.parts.iter().map(|part| self.reply(part)).collect();
-        if self.order.len() > MANY && self.how == Merge::ByKeyOrder {
+        let replies: Vec<&[u8]> = self.parts.iter().map(|part| self.reply(part)).collect();
+        if (self.order.len() > MANY || self.bytes > LONG) && self.how == Merge::ByKeyOrder {
             let mut merging = merging.unwrap_or_default();
-            match merging.go_on(&parts, &self.order) {
+            match merging.go_on(&self.parts, &replies, &self.order) {
                 Some(true) => {
-                    out.push(merging.reply.into());
+                    merging.append_to(out);
                     return true;
                 }
                 Some(false) => {
@@ -194,7 +223,7 @@ impl Gather {
                 None => {}
             }
         }
-        merge(self.how, &parts, &self.order, out.tail());
+        merge(self.how, &replies, &self.order, out.tail());
         true
     }
 

@@ -22,7 +22,8 @@ pub(crate) struct Output {
     chunked: usize,
     /// Those of them that others have too: their memory is not this client's.
     shared: usize,
-    /// How much of the first chunk has been written: its memory is kept until all of it is.
+    /// How much of the first chunk has been written, with those before it that may share memory with others behind it:
+    /// that is kept until all of them are.
     spent: usize,
     /// What goes last.
     tail: Vec<u8>,
@@ -34,6 +35,8 @@ pub(crate) struct Output {
 struct Chunk {
     bytes: Bytes,
     shared: bool,
+    /// It may share memory with those behind it.
+    more: bool,
 }
 
 impl Output {
@@ -49,27 +52,35 @@ impl Output {
             self.tail.extend_from_slice(&reply);
             return;
         }
-        self.add(reply, false);
+        self.add(reply, false, false);
     }
 
     /// Appends what others get too, without a copy.
     pub(crate) fn share(&mut self, bytes: Bytes) {
-        self.add(bytes, true);
+        self.add(bytes, true, false);
     }
 
-    fn add(&mut self, bytes: Bytes, shared: bool) {
+    /// Appends the pieces of one reply without a copy; they may share memory.
+    pub(crate) fn push_pieces(&mut self, pieces: Vec<Bytes>) {
+        let last = pieces.len().saturating_sub(1);
+        for (i, piece) in pieces.into_iter().enumerate() {
+            self.add(piece, false, i < last);
+        }
+    }
+
+    fn add(&mut self, bytes: Bytes, shared: bool, more: bool) {
         if self.tail.len() > self.written {
             let mut gathered = Bytes::from(std::mem::take(&mut self.tail));
             gathered.advance(std::mem::take(&mut self.written));
             self.chunked += gathered.len();
-            self.chunks.push_back(Chunk { bytes: gathered, shared: false });
+            self.chunks.push_back(Chunk { bytes: gathered, shared: false, more: false });
         } else {
             self.tail.clear();
             self.written = 0;
         }
         self.chunked += bytes.len();
         self.shared += if shared { bytes.len() } else { 0 };
-        self.chunks.push_back(Chunk { bytes, shared });
+        self.chunks.push_back(Chunk { bytes, shared, more });
     }
 
     /// Bytes to be written.
@@ -128,7 +139,7 @@ impl Output {
                 return;
             }
             count -= len;
-            self.spent = 0;
+            self.spent = if chunk.more { self.spent + taken } else { 0 };
             self.chunks.pop_front();
         }
         self.written += count;
@@ -197,6 +208,19 @@ mod tests {
         output.wrote(2);
         assert_eq!((output.len(), output.memory()), (len - 1, len));
         output.wrote(len - 1);
+        assert_eq!((output.len(), output.memory()), (0, 0));
+    }
+
+    #[test]
+    fn pieces_that_share_memory_take_it_until_the_last_of_them_is_written() {
+        let (mut output, len) = (Output::default(), 4 * crate::backend::LARGE);
+        let whole = Bytes::from(vec![0; 2 * len]);
+        output.push_pieces(vec![whole.slice(..len), whole.slice(len..)]);
+        for written in [len - 1, 2, len - 2] {
+            output.wrote(written);
+            assert_eq!(output.memory(), 2 * len);
+        }
+        output.wrote(1);
         assert_eq!((output.len(), output.memory()), (0, 0));
     }
 

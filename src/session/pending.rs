@@ -294,11 +294,13 @@ impl State {
                     len
                 }
                 Progress::Parts(gather) if gather.is_done() => {
+                    let kept = gather.bytes();
                     if !front.silent && !gather.merge(&mut self.out) {
+                        self.early += gather.bytes() - kept;
                         self.merging = true;
                         return true;
                     }
-                    gather.bytes()
+                    kept
                 }
                 Progress::Cut => {
                     self.cut = true;
