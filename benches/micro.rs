@@ -147,6 +147,7 @@ fn a_worker() -> Routes {
         connections_per_node: 1,
         connect_timeout: Duration::from_secs(1),
         max_reply: 1 << 30,
+        link_queue: 1 << 24,
         link_timeout: Duration::from_secs(1),
     };
     let memory = Memory::new(ProcessLimits::default(), metrics.workers(), 1);

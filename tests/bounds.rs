@@ -375,6 +375,51 @@ fn where_inputs_fill_the_memory_they_go_and_no_output() {
 }
 
 #[test]
+fn commands_for_a_node_that_hangs_wait_outside_of_its_full_connection() {
+    let (cluster, proxy) = scripted(&["--link-queue", "64KiB"]);
+    let (low, high, value) = (key(LOW, "a"), key(HIGH, "b"), "v".repeat(10_000));
+    let gate = Gate::new();
+    let open = gate.clone();
+    cluster.node(0).script(move |_, _| Action::ok().after(&open));
+    let mut clients: Vec<Client> = (0..100).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.send(&["SET", &low, &value]);
+        client.send(&["SET", &high, "1"]);
+    }
+    eventually(SOON, || proxy.metric("slotmux_held_requests") == 93.0);
+    assert!(kept(&proxy, "link_requests") < 80_000.0);
+    assert_eq!(proxy.connect().cmd(&["SET", &high, "2"]), Value::ok());
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.read_values(2), [Value::ok(), Value::ok()]);
+    }
+    assert_eq!(proxy.metric("slotmux_held_requests"), 0.0);
+}
+
+#[test]
+fn who_waits_for_a_node_that_hangs_goes_before_the_clients_of_others() {
+    let (cluster, proxy) = scripted(&["--link-queue", "64KiB", "--max-memory", "16MiB"]);
+    let (low, high) = (key(LOW, "a"), key(HIGH, "b"));
+    let gate = Gate::new();
+    let open = gate.clone();
+    cluster.node(0).script(move |_, _| Action::ok().after(&open));
+    // Larger than what any of them has.
+    let mut other = proxy.connect();
+    let request = encode(&["SET", &high, &"v".repeat(MB)]);
+    other.send_raw(&request[..MB / 2]);
+    eventually(SOON, || kept(&proxy, "client_input") >= MB as f64 / 2.0);
+    let set = encode(&["SET", &low, &"v".repeat(60_000)]);
+    let mut clients: Vec<Client> = (0..400).map(|_| proxy.connect()).collect();
+    // Some are closed meanwhile.
+    clients.iter_mut().for_each(|client| _ = client.stream().write_all(&set));
+    eventually(SOON, || closed(&proxy, "max_memory") >= 50.0 && used(&proxy, "max_memory") <= 1.0);
+    other.send_raw(&request[MB / 2..]);
+    assert_eq!(other.read_value(), Value::ok());
+    gate.open();
+    assert_eq!(proxy.connect().cmd(&["SET", &low, "1"]), Value::ok());
+}
+
+#[test]
 fn a_reply_that_would_exceed_max_memory_is_not_kept_and_its_link_stays() {
     let cluster = with_value(40 * MB);
     let proxy = proxy(&cluster.seeds(), &["--max-memory", "16MiB"]);
@@ -619,6 +664,11 @@ fn bounds_of_what_waits_are_counted_and_others_go_on() {
     assert!(proxy.connect().cmd(&["SET", &low, "1"]).text().starts_with("CLUSTERDOWN "));
     assert!(reached(&proxy, "max_held_bytes") >= 1.0);
     assert_eq!(other.cmd(&["SET", &high, "1"]), Value::ok());
+    // Nor are those refused who need another connection to a node that is well.
+    let mut third = proxy.connect();
+    third.send(&["HELLO", "3"]);
+    third.send(&["SET", &high, "1"]);
+    assert_eq!(third.read_values(2)[1], Value::ok());
     assert!(client.read_values(10).iter().all(|reply| reply.text().starts_with("CLUSTERDOWN")));
     assert!(reached(&proxy, "command_deadline") >= 1.0);
     cluster.edit(|topology| topology.assign(LOW..=LOW, 0));

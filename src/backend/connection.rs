@@ -108,6 +108,7 @@ impl Connection {
             }
         }
         self.share.holds(queue.times.requests(queue.entries.len()), queue.send.kept());
+        self.link.room.left(queue.send.kept(), self.backend.settings.link_queue);
         Poll::Pending
     }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::room::Room;
 use super::send_buffer::{LARGE, SendBuffer};
 use super::times::Times;
 use super::{Account, Backend, Listener, Loss, Receiver, Server, Ticket, Wakeup};
@@ -75,6 +76,7 @@ pub struct Link {
     pub(super) server: OnceCell<Server>,
     pub(super) queue: RefCell<Queue>,
     pub(super) wakeup: Wakeup,
+    pub(super) room: Room,
     /// Set by the health check: the task gives up with this reason.
     pub(super) give_up: Cell<Option<&'static str>>,
     /// Whether anything was read since the last health check.
@@ -119,6 +121,7 @@ impl Link {
             server: OnceCell::new(),
             queue: RefCell::default(),
             wakeup: Wakeup::default(),
+            room: Room::default(),
             give_up: Cell::new(None),
             read_since: Cell::new(false),
             silent: Cell::new(0),
@@ -234,36 +237,30 @@ impl Link {
         }
     }
 
-    /// Queues a copy of `request`; the reply goes to `receiver`. Returns how many bytes the link holds.
+    /// Queues a copy of `request`; the reply goes to `receiver`.
     #[inline]
-    pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) -> usize {
+    pub fn push(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: &[u8]) {
         let mut queue = self.queue.borrow_mut();
         queue.send.push(request);
-        self.push_entry(&mut queue, receiver, ticket, request.len(), 0)
+        self.push_entry(&mut queue, receiver, ticket, request.len(), 0);
     }
 
     /// As [`Link::push`], without a copy if `request` is large.
-    pub fn push_bytes(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: Bytes) -> usize {
-        self.push_block(receiver, ticket, request, 0)
+    pub fn push_bytes(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, request: Bytes) {
+        self.push_block(receiver, ticket, request, 0);
     }
 
     /// Queues several requests in one piece, to which `earlier` replies come before the last one: `receiver` gets all
     /// of them at once, the earlier ones as [`Request::earlier`](super::Request::earlier). No other request comes
     /// between them, and none of them counts as sent before the last byte of all was.
-    pub fn push_block(
-        &self,
-        receiver: Rc<dyn Receiver>,
-        ticket: Ticket,
-        requests: Bytes,
-        earlier: u32,
-    ) -> usize {
+    pub fn push_block(&self, receiver: Rc<dyn Receiver>, ticket: Ticket, requests: Bytes, earlier: u32) {
         let (mut queue, len) = (self.queue.borrow_mut(), requests.len());
         if len < LARGE {
             queue.send.push(&requests);
         } else {
             queue.send.push_large(requests);
         }
-        self.push_entry(&mut queue, receiver, ticket, len, earlier)
+        self.push_entry(&mut queue, receiver, ticket, len, earlier);
     }
 
     #[inline]
@@ -274,11 +271,11 @@ impl Link {
         ticket: Ticket,
         len: usize,
         earlier: u32,
-    ) -> usize {
+    ) {
         queue.times.push(self.backend.clock.now());
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: len as u32, earlier });
         self.wakeup.wake();
-        queue.send.kept()
+        self.room.taken(queue.send.kept(), self.backend.settings.link_queue);
     }
 
     /// Takes no new commands; those on their way are answered, those of a link that is only being
@@ -319,6 +316,7 @@ impl Link {
             }
             send.answer(entry.len as usize);
         }
+        self.room.tell();
         in_doubt
     }
 }

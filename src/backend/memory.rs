@@ -71,10 +71,10 @@ impl Memory {
         self.kept() > self.limits.max_memory
     }
 
-    /// Whether those fill the memory that send what cannot be planned yet.
+    /// Whether those fill the memory that send what cannot be planned, or sent to a node, yet.
     fn is_mostly_input(&self) -> bool {
         let of = |owner| self.workers.iter().map(move |worker| worker.kept.of(owner).value()).sum::<i64>();
-        let input = of(Owner::ClientInput) + of(Owner::Subscriptions);
+        let input = of(Owner::ClientInput) + of(Owner::Subscriptions) + of(Owner::Held);
         input.max(0) as usize > self.kept() / 2
     }
 

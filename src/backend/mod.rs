@@ -17,6 +17,7 @@ mod listener;
 mod memory;
 mod node;
 mod refusing;
+mod room;
 mod send_buffer;
 mod share;
 mod times;
@@ -107,6 +108,9 @@ pub trait Receiver {
     /// The reply to `ticket` has begun, and is large: see [`BULK`].
     fn is_large(&self, _ticket: Ticket) {}
 
+    /// A link for which it [waits](Link::wait_for_room) has room again, or has ended.
+    fn has_room(&self) {}
+
     /// No reply to `ticket` will come. Returns true if a write's outcome is unknown.
     fn lost(&self, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool;
 }
@@ -193,6 +197,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Bytes of one reply.
     pub max_reply: usize,
+    /// Request bytes that a link holds at most before it takes no more from those who have none on it.
+    pub link_queue: usize,
     /// A link is given up when replies are due and nothing has come for this long.
     pub link_timeout: Duration,
 }

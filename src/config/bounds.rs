@@ -186,16 +186,16 @@ SessionLimits, Listener {
 /// The bounds of what is kept for a cluster and its nodes.
 ClusterLimits, Cluster {
     max_held_bytes, "max-held-bytes": size = "64MiB", "64KiB" ..= "64GiB",
-    what: "Bytes of all commands that one worker holds while slots have no owner",
+    what: "Bytes of all commands that one worker holds while slots have no owner, or a node is not reached",
     reason: "20 s of a failover at 3 MB/s of affected writes per worker",
     metric: "slotmux_bound_used_ratio{bound=\"max_held_bytes\"}",
-    at: "further commands for such slots get CLUSTERDOWN at once";
+    at: "further commands for such slots get CLUSTERDOWN at once; at twice as much also where the node is not known to be down";
 
     link_queue, "link-queue": size = "16MiB", "64KiB" ..= "4GiB",
     what: "Bytes queued or unanswered on one connection to a node",
     reason: "a tenth of a second of a 1.25 GB/s network: more only makes a slow node's queue longer",
     metric: "slotmux_bound_used_ratio{bound=\"link_queue\"}",
-    at: "a client with commands on it gets no further ones forwarded; others do not notice";
+    at: "further commands for it wait, until half of that is answered, with what their clients send behind them; others do not notice";
 
     max_reply, "max-reply": size = "1GiB", "64KiB" ..= "64GiB",
     what: "Bytes of one reply of a node",

@@ -66,6 +66,7 @@ impl ClusterParts {
             connections_per_node: config.connections_per_node,
             connect_timeout: config.limits.connect_timeout,
             max_reply: config.limits.max_reply,
+            link_queue: config.limits.link_queue,
             link_timeout: config.limits.link_timeout,
         };
         let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());

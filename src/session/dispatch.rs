@@ -88,6 +88,7 @@ impl Planner<'_> {
             && let Some(node) = self.routes.owner(slot)
             && let Ok(link) = node.link(self.protocol, self.session.affinity.get())
             && !link.is_opening()
+            && !link.is_full()
         {
             self.state.set_link(ticket, link.id());
             return self.push(&link, ticket, request);
@@ -97,8 +98,10 @@ impl Planner<'_> {
 
     #[cold]
     fn send_watched(&mut self, ticket: Ticket, slot: u16, keys: usize, request: Source<'_>) {
+        let mut is_down = true;
         let link = match self.routes.owner(slot) {
             Some(node) => {
+                is_down = node.down_since().is_some();
                 let bulk = self.session.is_bulk();
                 let link = self.session.link_to(node, self.protocol).ok();
                 if bulk && !self.session.is_bulk() {
@@ -111,11 +114,17 @@ impl Planner<'_> {
                 None
             }
         };
+        let worker = self.session.worker.clone();
+        let (metrics, most) = (&worker.backend.metrics, worker.config.limits.max_held_bytes);
+        // What is in the way of those whose node is down is not in the way of others.
+        let most = match &link {
+            Some(link) if link.is_full() => usize::MAX,
+            Some(_) if !is_down => 2 * most,
+            _ => most,
+        };
         // Whether it waits for a reply that is on its way, and not for an owner.
         let mut soon = false;
-        if let Some(link) = link
-            && !link.is_opening()
-        {
+        if let Some(link) = link.filter(|link| !link.is_opening() && !link.is_full()) {
             let lane = self.state.lanes().lane(slot);
             if lane.is_free_for(link.id()) {
                 let alone = keys > 1 && self.routes.is_open(slot);
@@ -126,12 +135,11 @@ impl Planner<'_> {
             }
             soon = !lane.is_holding();
         }
-        let worker = &self.session.worker;
-        if !soon && worker.held_bytes.get() >= worker.config.limits.max_held_bytes {
+        if !soon && worker.held_bytes.get() >= most {
             let error = ClientError::ClusterDown { reason: "Too many commands wait for the cluster".into() };
-            worker.backend.metrics.error(self.state.command(ticket), error.kind());
-            worker.backend.metrics.reached[Reached::MaxHeldBytes.index()].add(1);
-            self.state.complete(ticket, Reply::Small(&error.reply()), self.now, &worker.backend.metrics);
+            metrics.error(self.state.command(ticket), error.kind());
+            metrics.reached[Reached::MaxHeldBytes.index()].add(1);
+            self.state.complete(ticket, Reply::Small(&error.reply()), self.now, metrics);
             return;
         }
         let held = Held { not_before: 0, ..self.session.held(ticket, request.to_bytes(), 0) };
@@ -142,14 +150,14 @@ impl Planner<'_> {
     fn push(&mut self, link: &Rc<Link>, ticket: Ticket, request: Source<'_>) {
         self.state.wrote |= if self.writes { link.bit() } else { 0 };
         let session = self.session.clone();
-        let kept = match request {
+        match request {
             Source::Slice(bytes) => link.push(session, ticket, bytes),
             Source::Owned(bytes) => link.push_bytes(session, ticket, bytes.clone()),
             Source::Block(bytes, earlier, scripts) => {
                 session.push_block(link, ticket, bytes, earlier, scripts)
             }
         };
-        if kept >= self.session.worker.config.limits.link_queue {
+        if link.is_full() {
             self.full = Some(link.clone());
         }
     }

@@ -104,6 +104,8 @@ pub struct Session {
     in_line: Cell<bool>,
     unblocked: Cell<Option<bool>>,
     in_line_ended: Notify,
+    /// It is told when a link has room.
+    waits_for_room: Cell<bool>,
     /// The keys that the client watches.
     watch: RefCell<Option<Watch>>,
 }
@@ -141,6 +143,11 @@ impl Receiver for Session {
 
     fn is_large(&self, ticket: Ticket) {
         self.note_reply(&mut self.state.borrow_mut(), ticket);
+    }
+
+    fn has_room(&self) {
+        self.waits_for_room.set(false);
+        self.wakeup.wake();
     }
 
     fn lost(&self, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool {
@@ -240,6 +247,7 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
         left: Cell::default(),
         blocked: RefCell::default(),
         in_line: Cell::default(),
+        waits_for_room: Cell::default(),
         unblocked: Cell::default(),
         in_line_ended: Notify::new(),
         watch: RefCell::default(),

@@ -163,11 +163,11 @@ impl Session {
         requests: &Bytes,
         earlier: u32,
         scripts: bool,
-    ) -> usize {
+    ) {
         if scripts {
             self.load_scripts(link, requests);
         }
-        link.push_block(self, ticket, requests.clone(), earlier)
+        link.push_block(self, ticket, requests.clone(), earlier);
     }
 
     /// Loads the scripts that a block calls by their hashes: a NOSCRIPT inside it could not be repeated.

@@ -24,6 +24,9 @@ const CONFIRM: Duration = Duration::from_millis(100);
 /// What a node said of a slot so shortly before confirms its redirect, too: a slot may stay open for hours.
 const RECENT: Duration = Duration::from_secs(1);
 
+/// Who waits for room on a link looks so often whether there is some on another, if it needs that too.
+const ROOM: Duration = Duration::from_millis(250);
+
 /// What a client is told while the cluster is not known: the log says why.
 pub(super) const NO_TABLE: &str = "No node of the cluster tells this proxy who owns the slots";
 
@@ -129,7 +132,7 @@ impl Session {
     }
 
     fn step(
-        &self,
+        self: &Rc<Self>,
         lanes: &mut Lanes,
         routes: &mut Routes,
         slot: u16,
@@ -188,6 +191,13 @@ impl Session {
             Ok(link) if link.is_opening() && node.down_since().is_some_and(|since| self.is_long(since)) => {
                 self.wait_or_fail(held, true, now, deadline, tables, "The node has been down for long")
             }
+            Ok(link) if link.is_full() && expired => {
+                self.wait_or_fail(held, true, now, deadline, tables, "The node is too far behind")
+            }
+            Ok(link) if link.is_full() => {
+                self.wait_for_room(&link);
+                Step::Wait((now + ROOM.as_nanos() as u64).min(deadline))
+            }
             Ok(link) if way.allows(link.id()) => Step::Send(link),
             Ok(_) => Step::WaitForReply,
             Err(Down { since, until }) => {
@@ -204,6 +214,13 @@ impl Session {
     /// Whether something has lasted for longer than a whole deadline: then waiting helps nobody.
     pub(super) fn is_long(&self, since: Instant) -> bool {
         since.elapsed() > self.settings.limits.command_deadline
+    }
+
+    fn wait_for_room(self: &Rc<Self>, link: &Link) {
+        if !self.waits_for_room.replace(true) {
+            self.worker.backend.metrics.reached[Reached::LinkQueue.index()].add(1);
+            link.wait_for_room(self.clone());
+        }
     }
 
     fn wait_or_fail(

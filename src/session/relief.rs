@@ -1,5 +1,6 @@
 //! Who goes when the process exceeds `max_memory`: who has the largest unread output, of all workers; where inputs fill the
-//! memory, who has the largest of them.
+//! memory, who has the largest of them, and before all others who has commands that cannot be sent: the shard that they
+//! are for does not keep up, and the clients of others are not to suffer for it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use crate::metrics::{Closed, Reached};
 
 /// For so long the workers tell each other what they have, and who was told to go goes.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// Added to the size of an input with commands that cannot be sent.
+const STUCK: usize = 1 << (usize::BITS - 1);
 
 /// The largest of what one worker keeps of a cluster's.
 #[derive(Default)]
@@ -59,7 +63,9 @@ impl Worker {
     /// which more comes in. Who has less than half of the `largest` of all places is left alone.
     fn close_largest(&self, largest: usize, worthwhile: u64, size: fn(&Session) -> usize) {
         let (mut sessions, mut freed) = (Vec::new(), 0);
-        let (least, excess) = ((largest / 2).max(worthwhile as usize), self.backend.memory.excess());
+        let (rank, largest) = (largest & STUCK, largest & !STUCK);
+        let least = rank + (largest / 2).max(worthwhile as usize);
+        let excess = self.backend.memory.excess();
         self.each_session(|session| {
             let size = size(session);
             if size >= least {
@@ -69,7 +75,7 @@ impl Worker {
         sessions.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
         for (size, session) in sessions {
             self.close(&session);
-            freed += size;
+            freed += size & !STUCK;
             if freed >= excess {
                 break;
             }
@@ -107,8 +113,10 @@ fn output_of(session: &Session) -> usize {
     session.state.borrow().freed()
 }
 
-/// Bytes that it sent and that are not planned yet, and what it is subscribed to.
+/// Bytes that it sent and that are not planned yet or cannot be sent, and what it is subscribed to.
 fn input_of(session: &Session) -> usize {
-    let kept = session.state.borrow().kept_told;
-    kept.input + kept.topics
+    let state = session.state.borrow();
+    let (kept, (_, held)) = (state.kept_told, state.held());
+    let size = kept.input + kept.topics + held;
+    if held > 0 && size as u64 >= WORTHWHILE_INPUT { size + STUCK } else { size }
 }
