@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More arguments: make demo ARGS="--listen 127.0.0.1:7000", make bench ARGS="--rounds 3 --only get-p1-c50"
 ARGS ?=
-FUZZ_TARGETS := request reply nodes slots shards
+FUZZ_TARGETS := request reply merge nodes slots shards
 FUZZ_SECONDS ?= 60
 
 .PHONY: help demo test check fmt clippy doc bench neighbours chaos fuzz clean

@@ -28,9 +28,30 @@ fn frame(bytes: &[u8], piece: usize) -> (Vec<usize>, bool) {
     (lengths, false)
 }
 
+/// Given up after any of its pieces, a reply passes to its end and no further.
+fn give_up(reply: &[u8], piece: usize) {
+    for begun in (piece..reply.len()).step_by(piece) {
+        let mut framer = ReplyFramer::default();
+        if framer.next(&reply[..begun]) != Ok(None) {
+            return;
+        }
+        let (mut rest, mut kept) = (framer.give_up(), reply[..begun].to_vec());
+        let behind = [&reply[begun..], b"+behind"].concat();
+        for next in behind.chunks(piece) {
+            kept.extend_from_slice(next);
+            let used = rest.pass(&kept);
+            kept.drain(..used.unwrap_or_else(|error| panic!("a whole reply does not pass: {error:?}")));
+        }
+        assert!(rest.is_over() && kept == b"+behind");
+    }
+}
+
 fuzz_target!(|input: &[u8]| {
     let Some((&piece, bytes)) = input.split_first() else { return };
     let whole = frame(bytes, bytes.len().max(1));
     assert_eq!(frame(bytes, usize::from(piece).max(1)), whole);
     assert_eq!(frame(bytes, 1), whole);
+    if let Some(&len) = whole.0.first() {
+        give_up(&bytes[..len], usize::from(piece).max(1));
+    }
 });

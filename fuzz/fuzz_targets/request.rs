@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use slotmux::command::resolve;
-use slotmux::protocol::{RequestFramer, RequestLimits};
-use slotmux::route::plan;
+use slotmux::command::{Route, Spec, resolve};
+use slotmux::protocol::{Args, RequestFramer, RequestLimits};
+use slotmux::route::plan::{self, Groups, Keys};
 
 const LIMITS: RequestLimits = RequestLimits { arguments: 1000, bytes: 1 << 20, unauthenticated: false };
 
@@ -22,6 +22,9 @@ fn frame(bytes: &[u8], piece: usize) -> (Vec<usize>, Option<Vec<u8>>) {
                     if let Ok(spec) = resolve(&args) {
                         let _ = spec.placement(&args);
                         let _ = plan::slot(spec, &args);
+                        if spec.route == Route::Split {
+                            cut(spec, &args);
+                        }
                     }
                     lengths.push(framed.len);
                     buffer.drain(..framed.len);
@@ -35,6 +38,26 @@ fn frame(bytes: &[u8], piece: usize) -> (Vec<usize>, Option<Vec<u8>>) {
         }
     }
     (lengths, None)
+}
+
+/// Every part is a whole request of the same command, and all keys are in one of them.
+fn cut(spec: &'static Spec, args: &Args<'_>) {
+    let (Ok(groups), Ok(mut keys)) = (Groups::of(spec, args), Keys::of(spec, args)) else { return };
+    while !keys.hash(args, 3) {}
+    assert_eq!(format!("{:?}", keys.group()), format!("{groups:?}"));
+    let mut count = 0;
+    for group in groups.iter() {
+        let (mut part, mut framer) = (Vec::new(), RequestFramer::default());
+        groups.write(args, group, &mut part);
+        assert!(
+            framer
+                .next(&part, &RequestLimits::NONE)
+                .is_ok_and(|framed| framed.is_some_and(|f| f.len == part.len()))
+        );
+        assert!(resolve(&framer.args(&part)).is_ok_and(|found| found.id == spec.id));
+        count += group.len();
+    }
+    assert_eq!((groups.keys(), groups.order().len()), (count, count));
 }
 
 fuzz_target!(|input: &[u8]| {

@@ -45,7 +45,7 @@ pub(super) struct Connection {
     /// What is still to come of a reply whose command got an error instead.
     pub(super) rest: Option<Rest>,
     /// Whether it was told that the reply which is being read is large.
-    told_large: bool,
+    pub(super) told_large: bool,
     share: Share,
     /// How many entries there were when replies were last counted.
     entries: Cell<usize>,

@@ -18,6 +18,7 @@ impl Connection {
             return Err(OVER_MEMORY);
         }
         let (rest, input) = (self.framer.give_up(), std::mem::take(&mut self.input));
+        self.told_large = false;
         self.refuse(Reached::MaxMemory)?;
         (self.rest, self.input) = (Some(rest), input);
         self.pass()

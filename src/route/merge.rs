@@ -19,7 +19,7 @@ pub fn merge(how: Merge, parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) {
         Merge::Pass | Merge::AllSucceeded | Merge::Receivers(_) => {
             parts.first().map(|part| out.extend_from_slice(part))
         }
-        Merge::Sum | Merge::SumPatterns => integers(parts).map(|all| write::integer(out, all.iter().sum())),
+        Merge::Sum | Merge::SumPatterns => integers(parts).map(|all| write::integer(out, sum(&all))),
         Merge::MinInt => {
             integers(parts).map(|all| write::integer(out, all.iter().copied().min().unwrap_or_default()))
         }
@@ -74,6 +74,11 @@ pub fn by_weight<'a>(parts: &[(&[u8], &'a [u8])], dice: f64) -> &'a [u8] {
         .unwrap_or_default()
 }
 
+/// Nodes may say anything.
+fn sum(integers: &[i64]) -> i64 {
+    integers.iter().copied().fold(0, i64::saturating_add)
+}
+
 fn integers(parts: &[&[u8]]) -> Option<Vec<i64>> {
     let integer = |part: &&[u8]| {
         let digits = part.strip_prefix(b":")?.strip_suffix(b"\r\n")?;
@@ -122,7 +127,7 @@ fn sum_by_name(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
         let (mut name, mut sum) = (&b""[..], 0);
         for (_, rest) in &mut rests {
             name = first_element(rest)?;
-            sum += integers(&[first_element(rest)?])?[0];
+            sum = i64::saturating_add(sum, integers(&[first_element(rest)?])?[0]);
         }
         out.extend_from_slice(name);
         write::integer(out, sum.max(0));

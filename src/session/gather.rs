@@ -28,7 +28,7 @@ pub(crate) struct Gather {
 }
 
 /// Of so many keys' values, and bytes of them that are copied, the reply is made at once, or in one step.
-const MANY: usize = 4000;
+const MANY: usize = 1000;
 const LONG: usize = BULK;
 
 /// So many bytes of small replies lie one behind the other.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::entry::Progress;
 use super::gather::Gather;
-use super::intake::{TURN_BYTES, TURN_KEYS};
+use super::intake::TURN_BYTES;
 use super::planner::{Planner, Source};
 use super::turn::Turn;
 use crate::backend::Ticket;
@@ -12,8 +12,10 @@ use crate::command::{KeyError, Spec};
 use crate::protocol::{Args, Span};
 use crate::route::plan::{Groups, Keys};
 
-/// So many keys are hashed in a turn: that costs less than to send a part.
-const TURN_HASHES: usize = 8 * TURN_KEYS;
+/// So many keys are sent in a turn, each perhaps a part of its own: a sixth of a millisecond,
+const TURN_KEYS: usize = 250;
+/// and so many hashed.
+const TURN_HASHES: usize = 2000;
 
 /// A command that is being split.
 #[derive(Debug)]
