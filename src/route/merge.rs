@@ -122,6 +122,9 @@ fn union(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
 fn sum_by_name(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
     let mut rests: Vec<(usize, &[u8])> = parts.iter().map(|part| elements(part)).collect::<Option<_>>()?;
     let count = rests.first()?.0;
+    if count % 2 != 0 {
+        return None;
+    }
     write::array(out, count);
     for _ in 0..count / 2 {
         let (mut name, mut sum) = (&b""[..], 0);
@@ -257,5 +260,10 @@ mod tests {
         assert_eq!(merged(Merge::Sum, &[":1\r\n", "-ERR x\r\n", "-ERR y\r\n"], &[]), "-ERR x\r\n");
         assert!(merged(Merge::Sum, &[":1\r\n", "+OK\r\n"], &[]).starts_with("-ERR "));
         assert!(merged(Merge::ByKeyOrder, &["*0\r\n"], &[0]).starts_with("-ERR "));
+        assert!(merged(Merge::SumByName(Topics::Channels), &["*1\r\n:1\r\n"], &[]).starts_with("-ERR "));
+        assert_eq!(
+            merged(Merge::Sum, &[":9223372036854775807\r\n", ":1\r\n"], &[]),
+            ":9223372036854775807\r\n"
+        );
     }
 }
