@@ -7,19 +7,19 @@ use fastrand::Rng;
 use crate::{
     conn::{Conn, PATIENCE},
     journal::{History, Ms, Outcome},
-    keys::{Count, Keys, TAGS, Verdict, key, large, number, value},
-    ops::{Names, Op, has_channel, has_queue},
+    keys::{
+        Count, Keys, TAGS, Verdict, key, large, number, register_number, register_value, shown as beginning,
+        which,
+    },
+    ops::{Names, Op},
     run::Run,
     support::Value,
 };
 
-/// The deepest pipeline.
-const DEPTH: usize = 40;
-
 pub struct Client<'a> {
     pub me: usize,
     run: &'a Run,
-    rng: Rng,
+    pub rng: Rng,
     pub names: Names,
     pub keys: Vec<Keys>,
 }
@@ -27,7 +27,7 @@ pub struct Client<'a> {
 impl<'a> Client<'a> {
     pub fn new(me: usize, run: &'a Run) -> Self {
         let rng = Rng::with_seed(run.settings.seed ^ (me as u64 + 1) << 32);
-        Self { me, run, rng, names: Names::new(me), keys: (0..TAGS).map(|_| Keys::default()).collect() }
+        Self { me, run, rng, names: Names::new(me), keys: (0..TAGS).map(|_| Keys::new(me)).collect() }
     }
 
     /// Works until the run stops.
@@ -79,59 +79,6 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn pipeline(&mut self) -> Vec<Op> {
-        let depth = self.rng.usize(1..=DEPTH);
-        // Two blocks on the same keys may have to keep an order in which the first can no longer be repeated.
-        let mut transfers = [false; TAGS];
-        let mut ops = Vec::with_capacity(depth);
-        while ops.len() < depth {
-            let op = self.op();
-            if let Op::Transfer(tag, _) = op
-                && std::mem::replace(&mut transfers[tag], true)
-            {
-                continue;
-            }
-            ops.push(op);
-        }
-        ops
-    }
-
-    fn op(&mut self) -> Op {
-        let tag = self.rng.usize(..TAGS);
-        let some = |rng: &mut Rng| {
-            let first = rng.usize(..TAGS);
-            (0..rng.usize(2..6)).map(move |n| (first + 5 * n) % TAGS).collect::<Vec<_>>()
-        };
-        let add = |log: &mut Vec<_>| {
-            log.push((0, 0, None));
-            log.len() as u32 - 1
-        };
-        match self.rng.u8(..100) {
-            0..18 => Op::Push(tag, add(&mut self.keys[tag].list.log)),
-            18..26 => Op::Tail(tag),
-            26..40 => Op::Incr(tag, self.rng.u8(..4) == 0),
-            40..45 => Op::Count(tag),
-            45..57 => Op::Set(tag, self.next(tag)),
-            57..70 => Op::Get(tag),
-            70..74 => Op::MSet(some(&mut self.rng).into_iter().map(|tag| (tag, self.next(tag))).collect()),
-            74..79 => Op::MGet(some(&mut self.rng)),
-            79..85 => Op::Transfer(tag, self.rng.u8(1..)),
-            85..90 if has_queue(tag) => Op::Enqueue(tag, add(&mut self.keys[tag].queue)),
-            90..95 if has_channel(tag) => Op::Publish(tag, add(&mut self.keys[tag].channel)),
-            // A client that has got one uses other connections to the nodes for a while.
-            85..98 if self.rng.u16(..500) == 0 => Op::Large(tag),
-            85..98 => Op::Fixed(tag),
-            98 => Op::Keyless("PING", Some(Value::Simple("PONG".to_owned()))),
-            _ if self.rng.u8(..4) == 0 => Op::Keyless("DBSIZE", None),
-            _ => Op::Keyless("ECHO x", Some(Value::bulk("x"))),
-        }
-    }
-
-    fn next(&mut self, tag: usize) -> u32 {
-        self.keys[tag].register.last += 1;
-        self.keys[tag].register.last
-    }
-
     fn judge(&mut self, op: &Op, reply: &Value, sent: Ms, got: Ms) {
         if let Value::Error(text) = reply {
             let outcome = self.run.journal.error(op.name(), op.tag(), text, sent, got);
@@ -160,10 +107,13 @@ impl<'a> Client<'a> {
             (Op::MSet(pairs), Value::Simple(ok)) if ok == "OK" => {
                 pairs.iter().for_each(|&(tag, n)| self.set(tag, n, Outcome::Done, sent, got));
             }
-            (Op::Get(tag), value) => self.get(*tag, value, sent, got),
-            (Op::MGet(tags), Value::Array(values)) if tags.len() == values.len() => {
-                tags.iter().zip(values).for_each(|(&tag, value)| self.get(tag, value, sent, got));
+            (Op::Get(tag), value) => self.get(*tag, 0, value, sent, got),
+            (Op::MGet(places), Value::Array(values)) if places.len() == values.len() => {
+                places.iter().zip(values).for_each(|(&(tag, which), value)| {
+                    self.get(tag, which, value, sent, got);
+                });
             }
+            (Op::Many(many), reply) if many.reply == *reply => {}
             (Op::Transfer(..), Value::Array(items)) if is_balanced(items) => {}
             (Op::Enqueue(tag, n), Value::Int(_)) => {
                 self.keys[*tag].queue[*n as usize] = (sent, got, Some(Outcome::Done));
@@ -182,7 +132,13 @@ impl<'a> Client<'a> {
     fn wrong(&self, op: &Op, sent: Ms, reply: &Value) {
         let what =
             format!("client {}: {} on tag {:?} sent at {sent}: {reply:?}", self.me, op.name(), op.tag());
-        self.run.journal.fault("wrong reply", what, String::new());
+        let expected = match op {
+            Op::Many(many) => {
+                format!("    for {} keys of tags {:?}: {:?}\n", many.keys.len(), many.tags, many.reply)
+            }
+            _ => String::new(),
+        };
+        self.run.journal.fault("wrong reply", beginning(&what), beginning(&expected));
     }
 
     /// A command got an error.
@@ -209,19 +165,23 @@ impl<'a> Client<'a> {
     }
 
     fn set(&mut self, tag: usize, n: u32, outcome: Outcome, sent: Ms, got: Ms) {
-        self.keys[tag].register.set(n, outcome, got);
-        self.keys[tag].register_history.note(sent, got, format!("SET {n} -> {outcome:?}"));
+        self.keys[tag].registers[which(n)].set(n, outcome, got);
+        self.keys[tag].register_history.note(
+            sent,
+            got,
+            format!("SET of register {} to {n} -> {outcome:?}", which(n)),
+        );
     }
 
-    pub fn get(&mut self, tag: usize, reply: &Value, sent: Ms, got: Ms) {
+    pub fn get(&mut self, tag: usize, which: usize, reply: &Value, sent: Ms, got: Ms) {
         let n = match reply {
             Value::NullBulk => Some(0),
-            Value::Bulk(bytes) => number(self.me, tag, &String::from_utf8_lossy(bytes)),
+            Value::Bulk(bytes) => register_number(self.me, tag, which, &String::from_utf8_lossy(bytes)),
             _ => None,
         };
-        let (me, keys, key) = (self.me, &mut self.keys[tag], &self.names.register[tag]);
-        keys.register_history.note(sent, got, format!("GET -> {n:?}"));
-        let verdict = keys.register.read(key, n, |n| value(me, tag, n), got);
+        let (me, keys, key) = (self.me, &mut self.keys[tag], &self.names.register[tag][which]);
+        keys.register_history.note(sent, got, format!("GET of register {which} -> {n:?}"));
+        let verdict = keys.registers[which].read(key, n, |n| register_value(me, tag, n), got);
         self.run.verdict(tag, key, verdict, got, &keys.register_history);
     }
 

@@ -8,7 +8,7 @@ use crate::{
     consumers::Taken,
     journal::{History, Ms, Outcome, lock},
     keep::Keep,
-    keys::{Evidence, List, TAGS, Verdict, key, number},
+    keys::{Evidence, List, TAGS, Verdict, key, number, shown},
     ops::has_queue,
     run::Run,
     support::Value,
@@ -96,15 +96,19 @@ impl Run {
                 let mut both = |args: &[&str]| {
                     let [one, other] = [proxy.ask(tag, args), direct.ask(tag, args)];
                     if one != other {
-                        let what = format!("{args:?} of the proxy: {one:?}, of the node: {other:?}");
+                        let both = format!("{args:?} of the proxy: {one:?}");
+                        let what = format!("{}, of the node: {}", shown(&both), shown(&format!("{other:?}")));
                         self.journal.fault("violation", what, String::new());
                     }
                     one
                 };
-                let register = both(&["GET", &client.names.register[tag]]);
+                let registers: Vec<Value> =
+                    client.names.register[tag].iter().map(|key| both(&["GET", key])).collect();
                 let counter = both(&["GET", &client.names.counter[tag]]);
                 let list = both(&["LRANGE", &client.names.list[tag], "0", "-1"]);
-                client.get(tag, &register, now, now);
+                for (which, value) in registers.iter().enumerate() {
+                    client.get(tag, which, value, now, now);
+                }
                 let counter = match counter {
                     Value::NullBulk => 0,
                     counter => counter.text().parse().unwrap_or(-1),
@@ -124,7 +128,7 @@ impl Run {
         }
         for back in lock(&self.judge.backs).drain(..) {
             let Back { tag, key, evidence, known, got, history } = back;
-            let what = format!("{key} went back at {got} behind {evidence:?}");
+            let what = format!("{key} went back at {got} behind {evidence}");
             self.lost(keep, tag, &evidence, known, &what, history);
         }
         for tag in 0..TAGS {

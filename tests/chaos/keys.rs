@@ -1,12 +1,29 @@
 //! The keys, and what the one client that writes a key knows of it.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 
 use super::journal::{History, Ms, Outcome};
 use crate::support::tag_of;
 
 /// Hash tags, evenly over all slots: with three primaries a third of them each.
 pub const TAGS: usize = 24;
+
+/// Bytes of a large value at least: one that other connections to the nodes are for.
+const LARGE: usize = 300_000;
+
+/// A client's registers of a tag: the first is set and read alone, the next ones together,
+pub const GROUP: Range<usize> = 1..4;
+/// and with these, of all tags, a command has more than 1,000 keys; only some clients have them.
+pub const WIDE: Range<usize> = 4..48;
+
+/// How many registers of each tag a client has.
+pub fn registers(client: usize) -> usize {
+    if client.is_multiple_of(10) { WIDE.end } else { GROUP.end }
+}
 
 /// The slot of a tag.
 pub fn slot(tag: usize) -> u16 {
@@ -21,7 +38,7 @@ pub fn key(tag: usize, name: &str) -> String {
 
 /// The value of a tag's key `large`.
 pub fn large(tag: usize) -> String {
-    key(tag, "large").repeat(20_000)
+    key(tag, "large").repeat(LARGE / 10)
 }
 
 /// A value that is written once in a run.
@@ -34,13 +51,49 @@ pub fn number(client: usize, tag: usize, value: &str) -> Option<u32> {
     value.strip_prefix(&format!("{client}.{tag}."))?.parse().ok()
 }
 
+/// The number behind `last` for this register. It says which register it is for, and whether its value is large.
+fn next(last: u32, which: usize, large: bool) -> u32 {
+    ((last >> 8) + 1) << 8 | (which as u32) << 1 | u32::from(large)
+}
+
+/// The register that a number is for.
+pub fn which(n: u32) -> usize {
+    (n as usize & 0xFF) >> 1
+}
+
+/// The value of a register that has this number.
+pub fn register_value(client: usize, tag: usize, n: u32) -> String {
+    let value = value(client, tag, n);
+    if n & 1 == 0 { value } else { format!("{value}.{}", "x".repeat(LARGE)) }
+}
+
+/// The number in a register's value, if that client wrote just this there.
+pub fn register_number(client: usize, tag: usize, which: usize, value: &str) -> Option<u32> {
+    let n = number(client, tag, value.split(".x").next()?)?;
+    (self::which(n) == which && value == register_value(client, tag, n)).then_some(n)
+}
+
+/// The beginning of a text that may be large.
+pub fn shown(text: &str) -> String {
+    text.chars().take(300).collect()
+}
+
 /// What a kept file has to show so that a loss is the cluster's.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Evidence {
     /// This value was written to the key.
     Written(String, String),
     /// The counter stood as high.
     Reached(String, u64),
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written(key, value) => write!(f, "{key} = {}", shown(value)),
+            Self::Reached(key, n) => write!(f, "{key} = {n}"),
+        }
+    }
 }
 
 /// What a reply means for what is known of its key.
@@ -106,6 +159,12 @@ pub struct Register {
 }
 
 impl Register {
+    /// The number of the next SET.
+    pub fn next(&mut self, which: usize, large: bool) -> u32 {
+        self.last = next(self.last, which, large);
+        self.last
+    }
+
     pub fn set(&mut self, n: u32, outcome: Outcome, got: Ms) {
         match outcome {
             Outcome::Done => (self.possible, self.at) = (vec![n], got),
@@ -127,7 +186,7 @@ impl Register {
         if self.gone.contains(&n) {
             return Verdict::Wrong(format!(
                 "{key} has {}, which was refused, or had gone lost: a stale read, or a repeated write",
-                value(n)
+                shown(&value(n))
             ));
         }
         let known = self.possible.iter().copied().max().unwrap_or(0);
@@ -141,7 +200,11 @@ impl Register {
             return Verdict::Fine;
         }
         if n > known {
-            return Verdict::Wrong(format!("{key} has {}, and had {} later", value(n), value(known)));
+            return Verdict::Wrong(format!(
+                "{key} has {}, and had {} later",
+                shown(&value(n)),
+                shown(&value(known))
+            ));
         }
         Verdict::Back { known: at, evidence: Evidence::Written(key.to_owned(), value(known)) }
     }
@@ -162,7 +225,7 @@ pub struct List {
 pub struct Keys {
     pub counter: Count,
     pub counter_history: History,
-    pub register: Register,
+    pub registers: Vec<Register>,
     pub register_history: History,
     pub list: List,
     pub list_history: History,
@@ -170,4 +233,10 @@ pub struct Keys {
     pub queue: Vec<(Ms, Ms, Option<Outcome>)>,
     /// What was published on the tag's channel, in the same way.
     pub channel: Vec<(Ms, Ms, Option<Outcome>)>,
+}
+
+impl Keys {
+    pub fn new(client: usize) -> Self {
+        Self { registers: (0..registers(client)).map(|_| Register::default()).collect(), ..Self::default() }
+    }
 }

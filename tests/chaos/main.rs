@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod choice;
 mod client;
 mod conn;
 mod consumers;
@@ -12,6 +13,7 @@ mod journal;
 mod judge;
 mod keep;
 mod keys;
+mod many;
 mod nemesis;
 mod ops;
 mod report;
@@ -137,6 +139,10 @@ fn set_fixed_keys(run: &Run, world: &World) {
     }
     for tag in 0..TAGS {
         assert_eq!(conn.cmd(&["SET", &key(tag, "large"), &large(tag)]).unwrap(), Value::ok());
+        let pairs = many::all_there(tag).flat_map(|key| [key.clone(), key]);
+        let words: Vec<String> = ["MSET".to_owned()].into_iter().chain(pairs).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        assert_eq!(conn.cmd(&words).unwrap(), Value::ok());
     }
     world.await_whole().unwrap();
 }

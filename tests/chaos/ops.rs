@@ -1,7 +1,8 @@
 //! What a client sends.
 
 use crate::{
-    keys::{TAGS, key, value},
+    keys::{TAGS, key, register_value, registers, value, which},
+    many::{Many, TURN},
     support::{Value, encode},
 };
 
@@ -25,7 +26,9 @@ pub enum Op {
     Set(usize, u32),
     Get(usize),
     MSet(Vec<(usize, u32)>),
-    MGet(Vec<usize>),
+    /// Of these tags and registers.
+    MGet(Vec<(usize, usize)>),
+    Many(Many),
     /// How much.
     Transfer(usize, u8),
     Enqueue(usize, u32),
@@ -46,8 +49,14 @@ impl Op {
             Self::Incr(..) => "INCR",
             Self::Count(_) | Self::Get(_) | Self::Fixed(_) | Self::Large(_) => "GET",
             Self::Set(..) => "SET",
+            Self::MSet(pairs) if pairs.len() > TURN => "MSET of thousands",
+            Self::MSet(pairs) if which(pairs[0].1) > 0 => "MSET within slots",
             Self::MSet(_) => "MSET",
+            Self::MGet(places) if places.len() > TURN => "MGET of thousands",
+            Self::MGet(places) if places[0].1 > 0 => "MGET within slots",
             Self::MGet(_) => "MGET",
+            Self::Many(many) if many.keys.len() > TURN => many.thousands(),
+            Self::Many(many) => many.name,
             Self::Transfer(..) => "MULTI",
             Self::Enqueue(..) => "RPUSH of a queue",
             Self::Publish(..) => "PUBLISH",
@@ -62,7 +71,23 @@ impl Op {
             }
             Self::Tail(tag) | Self::Incr(tag, _) | Self::Count(tag) | Self::Get(tag) => Some(*tag),
             Self::Transfer(tag, _) | Self::Fixed(tag) | Self::Large(tag) => Some(*tag),
-            Self::MSet(_) | Self::MGet(_) | Self::Keyless(..) => None,
+            Self::MSet(_) | Self::MGet(_) | Self::Many(_) | Self::Keyless(..) => None,
+        }
+    }
+
+    /// The tags of which the command has several keys that a later one of its pipeline may share, and a word for these
+    /// keys. A node may refuse the first and carry out the second, and then the first must not be repeated: order wins.
+    pub fn claims(&self) -> (&'static str, Vec<usize>) {
+        match self {
+            Self::Transfer(tag, _) => ("transfer", vec![*tag]),
+            Self::MSet(pairs) if which(pairs[0].1) > 0 => {
+                ("registers", pairs.iter().map(|(tag, _)| *tag).collect())
+            }
+            Self::MGet(places) if places[0].1 > 0 => {
+                ("registers", places.iter().map(|(tag, _)| *tag).collect())
+            }
+            Self::Many(many) if !many.is_read() => ("deleted", many.tags.clone()),
+            _ => ("", Vec::new()),
         }
     }
 
@@ -81,15 +106,21 @@ impl Op {
             }
             Self::Incr(tag, _) => encode(&["INCR", &counter[*tag]]),
             Self::Count(tag) => encode(&["GET", &counter[*tag]]),
-            Self::Set(tag, n) => encode(&["SET", &register[*tag], &value(me, *tag, *n)]),
-            Self::Get(tag) => encode(&["GET", &register[*tag]]),
+            Self::Set(tag, n) => encode(&["SET", &register[*tag][0], &register_value(me, *tag, *n)]),
+            Self::Get(tag) => encode(&["GET", &register[*tag][0]]),
             Self::MSet(pairs) => {
-                let pairs = pairs.iter().flat_map(|&(tag, n)| [register[tag].clone(), value(me, tag, n)]);
+                let pair =
+                    |&(tag, n): &(usize, u32)| [register[tag][which(n)].clone(), register_value(me, tag, n)];
+                let pairs = pairs.iter().flat_map(pair);
                 encode(&["MSET".to_owned()].into_iter().chain(pairs).collect::<Vec<_>>())
             }
-            Self::MGet(tags) => {
-                let keys = tags.iter().map(|&tag| register[tag].as_str());
+            Self::MGet(places) => {
+                let keys = places.iter().map(|&(tag, which)| register[tag][which].as_str());
                 encode(&["MGET"].into_iter().chain(keys).collect::<Vec<_>>())
+            }
+            Self::Many(many) => {
+                let keys = many.keys.iter().map(String::as_str);
+                encode(&[many.name].into_iter().chain(keys).collect::<Vec<_>>())
             }
             Self::Transfer(tag, n) => {
                 let (a, b, n) = (key(*tag, "a"), key(*tag, "b"), n.to_string());
@@ -116,12 +147,15 @@ impl Op {
 pub struct Names {
     pub list: Vec<String>,
     pub counter: Vec<String>,
-    pub register: Vec<String>,
+    /// By tag and number.
+    pub register: Vec<Vec<String>>,
 }
 
 impl Names {
     pub fn new(client: usize) -> Self {
         let all = |kind: &str| (0..TAGS).map(|tag| key(tag, &format!("{kind}{client}"))).collect();
-        Self { list: all("list"), counter: all("counter"), register: all("register") }
+        let one = |tag, which| key(tag, &format!("register{client}.{which}"));
+        let register = (0..TAGS).map(|tag| (0..registers(client)).map(|which| one(tag, which)).collect());
+        Self { list: all("list"), counter: all("counter"), register: register.collect() }
     }
 }

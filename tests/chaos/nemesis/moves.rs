@@ -21,6 +21,9 @@ const FORGOTTEN_FOR: Duration = Duration::from_secs(62);
 /// reaches nobody, and no server tells the publisher that: those who route it have to hear of the move first.
 const EMPTY_FOR: Duration = Duration::from_secs(1);
 
+/// Keys that are moved by one command.
+const AT_ONCE: usize = 100;
+
 /// Moves one slot, at once or with a long half-way, or several one after the other.
 pub fn reshard(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     let _held = world.lock_slots(vec![step.shard, step.to]);
@@ -71,13 +74,13 @@ fn move_slot(
     world.ask(to, &["CLUSTER", "SETSLOT", &number, "IMPORTING", &source])?;
     world.ask(from, &["CLUSTER", "SETSLOT", &number, "MIGRATING", &target])?;
     if !half.is_zero() {
-        let keys = keys_in(world, from, slot);
+        let keys = keys_in(world, from, slot, 100_000);
         let some: Vec<&str> = keys.iter().step_by(2).map(String::as_str).collect();
-        migrate(world, from, to, &some)?;
+        some.chunks(AT_ONCE).try_for_each(|some| migrate(world, from, to, some))?;
         thread::sleep(half);
     }
     loop {
-        let keys = keys_in(world, from, slot);
+        let keys = keys_in(world, from, slot, AT_ONCE);
         if keys.is_empty() {
             break;
         }
@@ -96,11 +99,11 @@ fn move_slot(
     world.await_owner(slot, to)
 }
 
-/// Up to 100 keys of the slot.
-fn keys_in(world: &World, node: usize, slot: u16) -> Vec<String> {
+/// Keys of the slot, up to so many.
+fn keys_in(world: &World, node: usize, slot: u16, most: usize) -> Vec<String> {
     let asked = || -> Option<Value> {
         let mut conn = crate::conn::Conn::connect(&world.addr(node), Duration::from_secs(10)).ok()?;
-        conn.cmd(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]).ok()
+        conn.cmd(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), &most.to_string()]).ok()
     };
     loop {
         match asked() {
