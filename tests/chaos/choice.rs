@@ -65,7 +65,7 @@ impl Client<'_> {
             // A client that has got one uses other connections to the nodes for a while.
             85..98 if self.rng.u16(..500) == 0 => Op::Large(tag),
             96..98 => {
-                let wide = self.rng.u8(..60) == 0;
+                let wide = self.rng.u8(..25) == 0;
                 Op::Many(Many::draw(&mut self.rng, wide))
             }
             85..96 => Op::Fixed(tag),
@@ -81,9 +81,9 @@ impl Client<'_> {
 
     /// Registers of several tags: one of each, several of each, or, rarely, more than 1,000 in all.
     fn places(&mut self) -> Vec<(usize, usize)> {
-        let (tags, registers) = match self.rng.u16(..400) {
+        let (tags, registers) = match self.rng.u8(..100) {
             0 if registers(self.me) == WIDE.end => (TAGS, WIDE),
-            0..200 => (self.rng.usize(2..6), GROUP.start..self.rng.usize(GROUP.start + 2..=GROUP.end)),
+            0..50 => (self.rng.usize(2..6), GROUP.start..self.rng.usize(GROUP.start + 2..=GROUP.end)),
             _ => (self.rng.usize(2..6), 0..1),
         };
         let first = self.rng.usize(..TAGS);

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use crate::{
     conn::{Conn, PATIENCE},
-    journal::{History, Ms, Outcome},
+    journal::{Asked, History, Ms, Outcome},
     keys::{
         Count, Keys, TAGS, Verdict, key, large, number, register_number, register_value, shown as beginning,
         which,
@@ -81,7 +81,8 @@ impl<'a> Client<'a> {
 
     fn judge(&mut self, op: &Op, reply: &Value, sent: Ms, got: Ms) {
         if let Value::Error(text) = reply {
-            let outcome = self.run.journal.error(op.name(), op.tag(), text, sent, got);
+            let asked = Asked { name: op.name(), reads: op.is_read(), tags: &op.tags(), sent, got };
+            let outcome = self.run.journal.error(&asked, text);
             return self.failed(op, outcome, sent, got);
         }
         match (op, reply) {

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use crate::{
     conn::{Conn, PATIENCE},
-    journal::{Ms, Outcome, lock},
+    journal::{Asked, Ms, Outcome, lock},
     keys::{TAGS, key},
     ops::has_queue,
     run::Run,
@@ -80,7 +80,8 @@ impl Run {
                 Ok(Value::Array(items)) if !moves && items.len() == 2 => items[1].text(),
                 Ok(Value::Bulk(_)) if moves => reply.as_ref().map(Value::text).unwrap_or_default(),
                 Ok(Value::Error(text)) => {
-                    if self.journal.error(args[0], Some(tag), text, sent, got) == Outcome::Doubt && !moves {
+                    let asked = Asked { name: args[0], reads: false, tags: &[tag], sent, got };
+                    if self.journal.error(&asked, text) == Outcome::Doubt && !moves {
                         *lock(&taken.0).doubts.entry(tag).or_default() += 1;
                     }
                     continue;

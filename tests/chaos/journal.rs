@@ -21,10 +21,26 @@ const AFTERMATH: Ms = 2000;
 /// What a command gets that was not executed and must not be sent again: behind it in its pipeline was a write to the
 /// same key, which is in doubt since the node was lost.
 const ORDER: &str = "TRYAGAIN this command was not executed, and a later one";
+/// What a command gets that was not executed before its deadline: the cluster's last error, or the proxy's own.
+const NOT_EXECUTED: [&str; 7] =
+    ["CLUSTERDOWN ", "MOVED ", "ASK ", "TRYAGAIN ", "LOADING ", "READONLY ", "MASTERDOWN "];
+/// Before it, if it was a transaction.
+const ABORTED: &str = "EXECABORT Transaction discarded because of: ";
 /// More would only repeat the first ones.
 const FAULTS_KEPT: usize = 40;
 /// So many events of a key are kept.
 const REMEMBERED: usize = 60;
+
+/// A command that got an error, or lost its connection.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    pub name: &'a str,
+    pub reads: bool,
+    /// The tags of its keys; without any it is about all shards.
+    pub tags: &'a [usize],
+    pub sent: Ms,
+    pub got: Ms,
+}
 
 /// What an error means for the command that got it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +64,12 @@ pub struct Window {
     pub lossy: bool,
     pub from: Ms,
     pub to: Ms,
+}
+
+impl Window {
+    fn is_near(&self, from: Ms, to: Ms) -> bool {
+        self.from <= to && from <= self.to.saturating_add(AFTERMATH)
+    }
 }
 
 /// Something that must not be.
@@ -174,31 +196,40 @@ impl Journal {
     }
 
     /// Counts an error, and judges whether it may be.
-    pub fn error(&self, command: &str, tag: Option<usize>, text: &str, sent: Ms, got: Ms) -> Outcome {
+    pub fn error(&self, asked: &Asked, text: &str) -> Outcome {
         let class = mask(text);
-        lock(&self.errors).entry(class).or_insert((0, got)).0 += 1;
+        lock(&self.errors).entry(class).or_insert((0, asked.got)).0 += 1;
         let indoubt = text.starts_with("INDOUBT ");
-        if !self.excuses(indoubt, tag, text, sent, got) {
-            let what = format!("{command} sent at {sent} got at {got}: {text}");
+        if !self.excuses(asked, indoubt, text) {
+            let Asked { name, tags, sent, got, .. } = asked;
+            let what = format!("{name} of tags {tags:?} sent at {sent} got at {got}: {text}");
             self.fault("unexpected error", what, String::new());
         }
         if indoubt { Outcome::Doubt } else { Outcome::Refused }
     }
 
-    fn excuses(&self, indoubt: bool, tag: Option<usize>, text: &str, sent: Ms, got: Ms) -> bool {
+    fn excuses(&self, asked: &Asked, indoubt: bool, text: &str) -> bool {
         let node = text.split("node ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
-        let near = |w: &Window| w.from <= got && sent <= w.to.saturating_add(AFTERMATH);
-        lock(&self.windows).iter().any(|w| {
+        let cause = text.strip_prefix(ABORTED).unwrap_or(text);
+        let about = |w: &Window| asked.tags.is_empty() || asked.tags.iter().any(|tag| w.tags.contains(tag));
+        lock(&self.windows).iter().filter(|w| w.is_near(asked.sent, asked.got)).any(|w| {
             if indoubt {
-                near(w) && w.nodes.iter().any(|addr| addr == node)
+                // What only reads is sent again.
+                !asked.reads && w.nodes.iter().any(|addr| addr == node)
             } else if text.starts_with(ORDER) {
-                near(w) && tag.is_none_or(|tag| w.tags.contains(&tag))
+                about(w)
             } else {
                 // The shard was without a primary for a whole deadline, and still is or was until just now.
-                let down = |tag| w.tags.contains(&tag);
-                near(w) && tag.is_none_or(down) && got.saturating_sub(w.from) >= self.deadline
+                about(w)
+                    && asked.got.saturating_sub(w.from) >= self.deadline
+                    && NOT_EXECUTED.iter().any(|code| cause.starts_with(code))
             }
         })
+    }
+
+    /// Whether nodes were broken in this time, or a moment before it.
+    pub fn is_broken(&self, from: Ms, to: Ms) -> bool {
+        lock(&self.windows).iter().any(|w| w.is_near(from, to))
     }
 
     /// A reply came for a command of this tag.

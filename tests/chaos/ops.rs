@@ -64,6 +64,28 @@ impl Op {
         }
     }
 
+    /// Whether it changes nothing: then its outcome is never unknown.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Self::Push(..) | Self::Incr(..) | Self::Set(..) | Self::MSet(_) | Self::Transfer(..) => false,
+            Self::Enqueue(..) | Self::Publish(..) => false,
+            Self::Many(many) => many.is_read(),
+            Self::Tail(_) | Self::Count(_) | Self::Get(_) | Self::MGet(_) => true,
+            Self::Fixed(_) | Self::Large(_) | Self::Keyless(..) => true,
+        }
+    }
+
+    /// The tags of all its keys.
+    pub fn tags(&self) -> Vec<usize> {
+        match self {
+            Self::MSet(pairs) => pairs.iter().map(|(tag, _)| *tag).collect(),
+            Self::MGet(places) => places.iter().map(|(tag, _)| *tag).collect(),
+            Self::Many(many) => many.tags.clone(),
+            op => op.tag().into_iter().collect(),
+        }
+    }
+
+    /// The tag, if there is one.
     pub fn tag(&self) -> Option<usize> {
         match self {
             Self::Push(tag, _) | Self::Set(tag, _) | Self::Enqueue(tag, _) | Self::Publish(tag, _) => {

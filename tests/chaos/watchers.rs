@@ -12,7 +12,7 @@ use fastrand::Rng;
 use crate::{
     client::Client,
     conn::{Conn, PATIENCE},
-    journal::{Ms, Outcome, lock},
+    journal::{Asked, Ms, Outcome, lock},
     keys::{TAGS, key},
     ops::has_channel,
     run::Run,
@@ -39,7 +39,9 @@ impl Run {
                 let page = match conn.cmd(&args) {
                     Ok(Value::Array(page)) if page.len() == 2 => page,
                     Ok(Value::Error(text)) => {
-                        self.journal.error("SCAN", None, &text, sent, self.journal.now());
+                        let got = self.journal.now();
+                        let asked = Asked { name: "SCAN", reads: true, tags: &[], sent, got };
+                        self.journal.error(&asked, &text);
                         break;
                     }
                     other => {
@@ -75,7 +77,8 @@ impl Run {
             let sent = self.journal.now();
             match conn.cmd(&["GET", &fixed]) {
                 Ok(Value::Error(text)) => {
-                    self.journal.error("GET", Some(tag), &text, sent, self.journal.now());
+                    let got = self.journal.now();
+                    self.journal.error(&Asked { name: "GET", reads: true, tags: &[tag], sent, got }, &text);
                 }
                 Ok(Value::Bulk(value)) if value == fixed.as_bytes() => {
                     self.journal.reply(tag, sent, self.journal.now());
