@@ -40,14 +40,13 @@ impl<'a> Client<'a> {
                 continue;
             };
             let ops = self.pipeline();
+            let sent = self.run.journal.now();
             if let Err((error, from)) = self.talk(open, &ops) {
-                self.run.journal.fault(
-                    "connection lost",
-                    format!("client {}: {error}", self.me),
-                    String::new(),
-                );
-                let now = self.run.journal.now();
-                ops[from..].iter().for_each(|op| self.failed(op, Outcome::Doubt, now, now));
+                let (first, got) = (&ops[from], self.run.journal.now());
+                let asked =
+                    Asked { name: first.name(), reads: first.is_read(), tags: &first.tags(), sent, got };
+                self.run.cut_off(self.me, &error, &asked);
+                ops[from..].iter().for_each(|op| self.failed(op, Outcome::Doubt, sent, got));
                 conn = None;
             }
             let pause = ops.len() as f64 * self.run.settings.pause() * 2.0 * self.rng.f64();

@@ -114,7 +114,8 @@ fn chaos(settings: Settings) {
     assert!(!report::failed(&run), "CHAOS_SEED={}", run.settings.seed);
 }
 
-/// Two workers with two links to each node; the second listener keeps the order of whole pipelines.
+/// Two workers with two links to each node. The second listener keeps the order of whole pipelines; the third one closes
+/// the connection of whoever has a write in doubt.
 fn start_proxy(world: &World, settings: &Settings) -> Proxy {
     let file = world.cluster.folder().join("proxy.yaml");
     let seeds = world.cluster.seeds()[..2 * SHARDS].join(", ");
@@ -124,12 +125,13 @@ fn start_proxy(world: &World, settings: &Settings) -> Proxy {
     let text = format!(
         "admin: 127.0.0.1:0\nworkers: 2\nconnections_per_node: 2\nlink_timeout: {link_timeout}\n\
          command_deadline: {deadline}s\nclusters:\n  main:\n    seeds: [{seeds}]\nlisteners:\n\
-         - address: 127.0.0.1:0\n- address: 127.0.0.1:0\n  ordering: connection\n"
+         - address: 127.0.0.1:0\n- address: 127.0.0.1:0\n  ordering: connection\n\
+         - address: 127.0.0.1:0\n  on_indoubt: disconnect\n"
     );
     fs::write(&file, text).unwrap();
     let mut args = vec!["--config", file.to_str().unwrap()];
     args.extend(settings.proxy.iter().map(String::as_str));
-    Proxy::with(&args, 2).start()
+    Proxy::with(&args, 3).start()
 }
 
 fn set_fixed_keys(run: &Run, world: &World) {

@@ -1,14 +1,28 @@
 //! What all threads of a run share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    io::{self, ErrorKind},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
-use crate::{journal::Journal, judge::Judge, settings::Settings};
+use crate::{
+    journal::{Asked, Journal},
+    judge::Judge,
+    settings::Settings,
+};
+
+/// The listener with `on_indoubt: disconnect`.
+const IN_DOUBT: usize = 2;
+/// Longer than a node pauses that nobody takes for dead.
+const SETTLED: Duration = Duration::from_secs(3);
 
 pub struct Run {
     pub settings: Settings,
     pub journal: Journal,
     pub judge: Judge,
-    /// The proxy's listeners; the second one keeps the order of whole pipelines.
+    /// The proxy's listeners; the second one keeps the order of whole pipelines, the third one disconnects in doubt.
     pub listeners: Vec<String>,
     stop: AtomicBool,
 }
@@ -21,6 +35,27 @@ impl Run {
     /// The listener that a client connects to.
     pub fn listener(&self, client: usize) -> String {
         self.listeners[client % self.listeners.len()].clone()
+    }
+
+    /// A client's connection ended. On the third listener that means a write in doubt, as when a server crashes:
+    /// something has to be broken, and the first command without a reply is that write. What was read of a connection
+    /// that was reset says nothing: replies may have gone with it.
+    pub fn cut_off(&self, client: usize, error: &io::Error, asked: &Asked) {
+        let Asked { name, reads, tags, sent, got } = asked;
+        let fits = match error.kind() {
+            ErrorKind::UnexpectedEof => !reads,
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => true,
+            _ => false,
+        };
+        if fits && client % self.listeners.len() == IN_DOUBT && self.journal.is_broken(*sent, *got) {
+            self.journal.count("connections closed for a write in doubt", 1);
+            // What was on its way may yet be carried out by a node that pauses, beside what comes from a new connection.
+            return thread::sleep(SETTLED);
+        }
+        let what = format!(
+            "client {client} at {got}: {error}; first without a reply: {name} of tags {tags:?} sent at {sent}"
+        );
+        self.journal.fault("connection lost", what, String::new());
     }
 
     pub fn stop(&self) {
