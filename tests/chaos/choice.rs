@@ -66,7 +66,8 @@ impl Client<'_> {
             85..98 if self.rng.u16(..500) == 0 => Op::Large(tag),
             96..98 => {
                 let wide = self.rng.u8(..25) == 0;
-                Op::Many(Many::draw(&mut self.rng, wide))
+                let with = self.half_moved();
+                Op::Many(Many::draw(&mut self.rng, wide, with))
             }
             85..96 => Op::Fixed(tag),
             98 => Op::Keyless("PING", Some(Value::Simple("PONG".to_owned()))),
@@ -79,6 +80,11 @@ impl Client<'_> {
         self.keys[tag].registers[which].next(which, large)
     }
 
+    /// Every other time the tag whose slot is half moved, if there is one.
+    fn half_moved(&mut self) -> Option<usize> {
+        self.run.half_moved().filter(|_| self.rng.bool())
+    }
+
     /// Registers of several tags: one of each, several of each, or, rarely, more than 1,000 in all.
     fn places(&mut self) -> Vec<(usize, usize)> {
         let (tags, registers) = match self.rng.u8(..100) {
@@ -86,7 +92,7 @@ impl Client<'_> {
             0..50 => (self.rng.usize(2..6), GROUP.start..self.rng.usize(GROUP.start + 2..=GROUP.end)),
             _ => (self.rng.usize(2..6), 0..1),
         };
-        let first = self.rng.usize(..TAGS);
+        let first = self.half_moved().unwrap_or_else(|| self.rng.usize(..TAGS));
         let tags = (0..tags).map(|n| (first + 5 * n) % TAGS);
         let mut places: Vec<_> =
             tags.flat_map(|tag| registers.clone().map(move |which| (tag, which))).collect();

@@ -18,7 +18,7 @@ use crate::{
 
 pub struct Client<'a> {
     pub me: usize,
-    run: &'a Run,
+    pub run: &'a Run,
     pub rng: Rng,
     pub names: Names,
     pub keys: Vec<Keys>,

@@ -139,6 +139,10 @@ impl Journal {
         self.begun.elapsed().as_millis() as Ms
     }
 
+    pub fn at(&self, time: Instant) -> Ms {
+        time.saturating_duration_since(self.begun).as_millis() as Ms
+    }
+
     pub fn count(&self, what: &str, n: u64) {
         let mut counts = lock(&self.counts);
         match counts.get_mut(what) {
@@ -230,6 +234,11 @@ impl Journal {
     /// Whether nodes were broken in this time, or a moment before it.
     pub fn is_broken(&self, from: Ms, to: Ms) -> bool {
         lock(&self.windows).iter().any(|w| w.is_near(from, to))
+    }
+
+    /// Whether another window than this one was open in this time.
+    pub fn is_broken_besides(&self, window: usize, from: Ms, to: Ms) -> bool {
+        lock(&self.windows).iter().enumerate().any(|(i, w)| i != window && w.from <= to && from <= w.to)
     }
 
     /// A reply came for a command of this tag.

@@ -22,8 +22,8 @@ pub struct Many {
 }
 
 impl Many {
-    /// A few keys of a few tags each; or thousands, of all tags or of a single one.
-    pub fn draw(rng: &mut Rng, wide: bool) -> Self {
+    /// A few keys of a few tags each; or thousands, of all tags or of a single one. `with` is one of the tags.
+    pub fn draw(rng: &mut Rng, wide: bool, with: Option<usize>) -> Self {
         let count = match (wide, rng.u8(..4)) {
             (false, _) => 2,
             (true, 0) => rng.usize(TURN + 1..9 * TURN),
@@ -34,8 +34,8 @@ impl Many {
             (true, true) => TAGS,
             (true, false) => 1,
         };
-        let mut tags: Vec<usize> = rng.choose_multiple(0..TAGS, tags);
-        tags.sort_unstable();
+        let others = rng.choose_multiple((0..TAGS).filter(|tag| Some(*tag) != with), tags);
+        let tags: Vec<usize> = with.into_iter().chain(others).take(tags).collect();
         let count = if wide { count } else { rng.usize(2..=5) * tags.len() };
         let name = ["MGET", "EXISTS", "TOUCH", "DEL", "UNLINK"][rng.usize(..5)];
         let deletes = matches!(name, "DEL" | "UNLINK");

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::Duration,
 };
@@ -10,6 +10,7 @@ use std::{
 use crate::{
     journal::{Asked, Journal},
     judge::Judge,
+    keys::TAGS,
     settings::Settings,
 };
 
@@ -24,17 +25,34 @@ pub struct Run {
     pub judge: Judge,
     /// The proxy's listeners; the second one keeps the order of whole pipelines, the third one disconnects in doubt.
     pub listeners: Vec<String>,
+    /// The tag whose slot is half moved, if there is one: those who use several of its keys prefer it.
+    half: AtomicUsize,
     stop: AtomicBool,
 }
 
 impl Run {
     pub fn new(settings: Settings, journal: Journal, listeners: Vec<String>) -> Self {
-        Self { settings, journal, judge: Judge::default(), listeners, stop: AtomicBool::new(false) }
+        Self {
+            settings,
+            journal,
+            judge: Judge::default(),
+            listeners,
+            half: AtomicUsize::new(usize::MAX),
+            stop: AtomicBool::new(false),
+        }
     }
 
     /// The listener that a client connects to.
     pub fn listener(&self, client: usize) -> String {
         self.listeners[client % self.listeners.len()].clone()
+    }
+
+    pub fn half_moved(&self) -> Option<usize> {
+        Some(self.half.load(Ordering::Acquire)).filter(|&tag| tag < TAGS)
+    }
+
+    pub fn set_half_moved(&self, tag: Option<usize>) {
+        self.half.store(tag.unwrap_or(usize::MAX), Ordering::Release);
     }
 
     /// A client's connection ended. On the third listener that means a write in doubt, as when a server crashes:

@@ -7,20 +7,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use slotmux::demo::Cluster;
 
-use super::{Failover, Force, Garbage, Kind, Mute, NewAddress, Step, StopPrimary, StopReplica, Takeover};
+use super::{
+    Failover, Force, Garbage, Kind, Mute, NewAddress, Step, StopPrimary, StopReplica, Takeover, watch::Watch,
+};
 use crate::{
-    conn::Conn,
     journal::lock,
-    keys::key,
     run::Run,
-    support::Value,
     world::{World, wait},
 };
 
@@ -94,7 +93,7 @@ pub fn break_primary(run: &Run, world: &World, step: &Step) -> Result<String, St
     run.journal.widen(window, world.addr(primary));
     world.set_away(primary, false);
     if let Some(watch) = watch {
-        watch.end(run, step.kind);
+        watch.end(run, step.kind, window);
     }
     let whole = world.await_pair(step.shard);
     run.journal.close(window);
@@ -168,52 +167,5 @@ impl Drop for Impostor {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Release);
         drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
-    }
-}
-
-/// How long after the new primary's first answer to its own client a write through the proxy is answered.
-struct Watch {
-    over: Arc<AtomicBool>,
-    direct: JoinHandle<Option<Instant>>,
-    proxied: JoinHandle<Option<Instant>>,
-}
-
-impl Watch {
-    fn begin(run: &Run, world: &World, shard: usize, replica: usize) -> Option<Self> {
-        let tag = world.tags_of(shard).first().copied()?;
-        let over = Arc::new(AtomicBool::new(false));
-        let (node, proxy, stop) = (world.addr(replica), run.listener(0), over.clone());
-        let direct = thread::spawn(move || {
-            let mut conn = None;
-            while !stop.load(Ordering::Acquire) {
-                let open = conn.take().or_else(|| Conn::connect(&node, PATIENCE).ok());
-                if let Some(mut open) = open
-                    && let Ok(reply) = open.cmd(&["SET", &key(tag, "direct"), "x"])
-                {
-                    if reply == Value::ok() {
-                        return Some(Instant::now());
-                    }
-                    conn = Some(open);
-                }
-                thread::sleep(Duration::from_millis(2));
-            }
-            None
-        });
-        let proxied = thread::spawn(move || {
-            let mut conn = Conn::connect(&proxy, PATIENCE).ok()?;
-            let reply = conn.cmd(&["SET", &key(tag, "proxied"), "x"]).ok()?;
-            (reply == Value::ok()).then(Instant::now)
-        });
-        Some(Self { over, direct, proxied })
-    }
-
-    fn end(self, run: &Run, kind: Kind) {
-        self.over.store(true, Ordering::Release);
-        let (Ok(direct), Ok(proxied)) = (self.direct.join(), self.proxied.join()) else { return };
-        if let (Some(direct), Some(proxied)) = (direct, proxied) {
-            let late = proxied.saturating_duration_since(direct).as_millis() as u64;
-            run.journal
-                .most(&format!("ms at most behind the first answer of a new primary after {kind}"), late);
-        }
     }
 }

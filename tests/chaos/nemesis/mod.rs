@@ -13,6 +13,7 @@
 mod lossy;
 mod moves;
 mod pests;
+mod watch;
 
 use std::{fmt, thread, time::Duration};
 

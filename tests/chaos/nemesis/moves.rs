@@ -8,7 +8,7 @@ use std::{
 use super::{Half, Rebalance, Step};
 use crate::{
     journal::lock,
-    keys::slot,
+    keys::{TAGS, slot},
     run::Run,
     support::Value,
     world::{SHARDS, SPARES, World, wait},
@@ -77,7 +77,9 @@ fn move_slot(
         let keys = keys_in(world, from, slot, 100_000);
         let some: Vec<&str> = keys.iter().step_by(2).map(String::as_str).collect();
         some.chunks(AT_ONCE).try_for_each(|some| migrate(world, from, to, some))?;
+        run.set_half_moved((0..TAGS).find(|&tag| self::slot(tag) == slot));
         thread::sleep(half);
+        run.set_half_moved(None);
     }
     loop {
         let keys = keys_in(world, from, slot, AT_ONCE);
