@@ -1,6 +1,6 @@
 //! One client: pipelines of random depth over keys of its own, every reply of which it can judge.
 
-use std::{io, thread, time::Duration};
+use std::{collections::BTreeMap, io, thread, time::Duration};
 
 use fastrand::Rng;
 
@@ -22,12 +22,15 @@ pub struct Client<'a> {
     pub rng: Rng,
     pub names: Names,
     pub keys: Vec<Keys>,
+    /// Commands that got no error, by name.
+    done: BTreeMap<&'static str, u64>,
 }
 
 impl<'a> Client<'a> {
     pub fn new(me: usize, run: &'a Run) -> Self {
         let rng = Rng::with_seed(run.settings.seed ^ (me as u64 + 1) << 32);
-        Self { me, run, rng, names: Names::new(me), keys: (0..TAGS).map(|_| Keys::new(me)).collect() }
+        let keys = (0..TAGS).map(|_| Keys::new(me)).collect();
+        Self { me, run, rng, names: Names::new(me), keys, done: BTreeMap::new() }
     }
 
     /// Works until the run stops.
@@ -52,6 +55,7 @@ impl<'a> Client<'a> {
             let pause = ops.len() as f64 * self.run.settings.pause() * 2.0 * self.rng.f64();
             thread::sleep(Duration::from_secs_f64(pause));
         }
+        self.done.iter().for_each(|(name, n)| self.run.journal.count(name, *n));
     }
 
     /// Sends the commands and judges the replies; on a lost connection, with the first that got none.
@@ -84,6 +88,7 @@ impl<'a> Client<'a> {
             let outcome = self.run.journal.error(&asked, text);
             return self.failed(op, outcome, sent, got);
         }
+        *self.done.entry(op.name()).or_default() += 1;
         match (op, reply) {
             (Op::Push(tag, n), Value::Int(length)) => {
                 self.keys[*tag].list.log[*n as usize] = (sent, got, Some(Outcome::Done));

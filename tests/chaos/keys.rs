@@ -61,10 +61,15 @@ pub fn which(n: u32) -> usize {
     (n as usize & 0xFF) >> 1
 }
 
+/// Whether the value with this number is large.
+pub fn is_large(n: u32) -> bool {
+    n & 1 != 0
+}
+
 /// The value of a register that has this number.
 pub fn register_value(client: usize, tag: usize, n: u32) -> String {
     let value = value(client, tag, n);
-    if n & 1 == 0 { value } else { format!("{value}.{}", "x".repeat(LARGE)) }
+    if is_large(n) { format!("{value}.{}", "x".repeat(LARGE)) } else { value }
 }
 
 /// The number in a register's value, if that client wrote just this there.

@@ -109,6 +109,7 @@ fn chaos(settings: Settings) {
     } else {
         judge(&run, &world, &mut clients, &taken, &heard);
     }
+    report::expect_all(&run);
     let report = report::report(&run, &proxy);
     println!("{report}");
     assert!(!report::failed(&run), "CHAOS_SEED={}", run.settings.seed);

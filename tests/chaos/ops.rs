@@ -1,7 +1,7 @@
 //! What a client sends.
 
 use crate::{
-    keys::{TAGS, key, register_value, registers, value, which},
+    keys::{TAGS, is_large, key, register_value, registers, value, which},
     many::{Many, TURN},
     support::{Value, encode},
 };
@@ -15,6 +15,38 @@ pub fn has_channel(tag: usize) -> bool {
 pub fn has_queue(tag: usize) -> bool {
     tag % 4 == 1
 }
+
+/// What clients do, by [`Op::name`].
+pub const NAMES: [&str; 28] = [
+    "RPUSH",
+    "LRANGE",
+    "EVAL",
+    "INCR",
+    "GET",
+    "GET of a large value",
+    "SET",
+    "SET of a large value",
+    "MSET",
+    "MSET within slots",
+    "MSET of thousands",
+    "MGET",
+    "MGET within slots",
+    "MGET of thousands",
+    "EXISTS",
+    "EXISTS of thousands",
+    "TOUCH",
+    "TOUCH of thousands",
+    "DEL",
+    "DEL of thousands",
+    "UNLINK",
+    "UNLINK of thousands",
+    "MULTI",
+    "RPUSH of a queue",
+    "PUBLISH",
+    "PING",
+    "ECHO x",
+    "DBSIZE",
+];
 
 /// A command, or a transaction, as it was sent.
 pub enum Op {
@@ -47,7 +79,9 @@ impl Op {
             Self::Tail(_) => "LRANGE",
             Self::Incr(_, true) => "EVAL",
             Self::Incr(..) => "INCR",
-            Self::Count(_) | Self::Get(_) | Self::Fixed(_) | Self::Large(_) => "GET",
+            Self::Count(_) | Self::Get(_) | Self::Fixed(_) => "GET",
+            Self::Large(_) => "GET of a large value",
+            Self::Set(_, n) if is_large(*n) => "SET of a large value",
             Self::Set(..) => "SET",
             Self::MSet(pairs) if pairs.len() > TURN => "MSET of thousands",
             Self::MSet(pairs) if which(pairs[0].1) > 0 => "MSET within slots",

@@ -1,12 +1,32 @@
 //! What a run prints in the end.
 
-use std::{fmt::Write, sync::atomic::Ordering};
+use std::{fmt::Write, sync::atomic::Ordering, time::Duration};
 
-use crate::{journal::lock, keys::TAGS, run::Run, support::Proxy, world::SHARDS};
+use crate::{journal::lock, keys::TAGS, ops::NAMES, run::Run, support::Proxy, world::SHARDS};
+
+/// A run that is long enough for everything.
+const LONG: Duration = Duration::from_secs(300);
+/// What others do than the clients with pipelines.
+const OTHERS: [&str; 3] = ["BLPOP", "BLMOVE", "SCANs of all keys"];
 
 /// Whether anything was wrong.
 pub fn failed(run: &Run) -> bool {
     run.journal.fault_count.load(Ordering::Relaxed) > 0
+}
+
+/// In a run of some minutes all that can happen has to: a check that never ran proves nothing.
+pub fn expect_all(run: &Run) {
+    if run.settings.length < LONG {
+        return;
+    }
+    let nemeses = run.settings.nemeses.iter().map(|kind| format!("nemesis {kind}"));
+    let clients = NAMES.iter().chain(&OTHERS).map(|&name| name.to_owned());
+    for what in clients.chain(nemeses) {
+        let happened = lock(&run.journal.counts).get(&what).is_some_and(|n| *n > 0);
+        if !happened {
+            run.journal.fault("never happened", what, String::new());
+        }
+    }
 }
 
 /// Everything; with the schedule if something was wrong.

@@ -124,10 +124,10 @@ pub struct Step {
 }
 
 impl Step {
-    fn draw(rng: &mut Rng, kinds: &[Kind]) -> Self {
+    fn draw(rng: &mut Rng, kind: Kind) -> Self {
         let shard = rng.usize(..SHARDS);
         Self {
-            kind: kinds[rng.usize(..kinds.len())],
+            kind,
             shard,
             to: (shard + rng.usize(1..SHARDS)) % SHARDS,
             which: rng.f64(),
@@ -166,8 +166,15 @@ pub fn run(run: &Run, world: &World) {
 fn lane(run: &Run, world: &World, number: u64, name: &str, kinds: &[Kind]) {
     let mut rng = Rng::with_seed(run.settings.seed.wrapping_mul(31).wrapping_add(number));
     let end = run.settings.length.as_millis() as u32;
+    let mut deck = Vec::new();
     for n in 0.. {
-        let step = Step::draw(&mut rng, kinds);
+        // Each kind once, in random order, and again: none is missing in a run of some minutes.
+        if deck.is_empty() {
+            deck = kinds.to_vec();
+            rng.shuffle(&mut deck);
+        }
+        let Some(kind) = deck.pop() else { return };
+        let step = Step::draw(&mut rng, kind);
         thread::sleep(Duration::from_secs_f64(step.pause));
         if run.journal.now() >= end {
             return;

@@ -147,7 +147,7 @@ pub fn add_and_remove(run: &Run, world: &World, step: &Step) -> Result<String, S
         await_copy(world, shard)?;
     }
     leave(world, spare)?;
-    Ok(format!("node {spare} had tags {given:?}"))
+    Ok(if given.is_empty() { String::new() } else { format!("node {spare} had tags {given:?}") })
 }
 
 /// Adds a second replica to a shard, and removes it.

@@ -8,7 +8,13 @@ use super::{
     KillClients, KillReplica, NewAddress, Pause, Step,
     lossy::{signal, take_away},
 };
-use crate::{conn::Conn, journal::lock, run::Run, support::encode, world::World};
+use crate::{
+    conn::Conn,
+    journal::lock,
+    run::Run,
+    support::{Value, encode},
+    world::World,
+};
 
 /// Takes a replica away for some seconds. Its shard's slots may move meanwhile.
 pub fn break_replica(_run: &Run, world: &World, step: &Step) -> Result<String, String> {
@@ -55,6 +61,9 @@ fn kill_links(world: &World, node: usize, step: &Step) -> Option<String> {
     let ours = list.lines().filter(|line| line.contains(" name=slotmux"));
     let ids: Vec<&str> =
         ours.filter_map(|line| line.split(' ').find_map(|word| word.strip_prefix("id="))).collect();
+    if ids.is_empty() {
+        return None;
+    }
     let kills: Vec<u8> = ids.iter().flat_map(|id| encode(&["CLIENT", "KILL", "ID", id])).collect();
     let (pid, asleep) = (world.cluster.node(node).pid(), step.length > 0.2);
     if asleep {
@@ -77,5 +86,5 @@ fn reload(world: &World, node: usize, step: &Step) -> Option<String> {
     conn.cmd(&["CONFIG", "SET", "key-load-delay", &delay.to_string()]).ok()?;
     let reply = conn.cmd(&["DEBUG", "RELOAD"]).ok()?;
     conn.cmd(&["CONFIG", "SET", "key-load-delay", "0"]).ok()?;
-    Some(format!("{reply:?}"))
+    (reply == Value::ok()).then(|| "reloaded".to_owned())
 }
