@@ -9,6 +9,7 @@ mod choice;
 mod client;
 mod conn;
 mod consumers;
+mod ears;
 mod journal;
 mod judge;
 mod keep;
@@ -33,13 +34,14 @@ use std::{
 
 use client::Client;
 use consumers::Taken;
+use ears::{Heard, Way};
 use journal::Journal;
 use judge::Side;
 use keys::{TAGS, key, large};
 use run::Run;
 use settings::Settings;
 use support::{Proxy, Value};
-use watchers::{Heard, fixed_keys};
+use watchers::fixed_keys;
 use world::{SHARDS, World};
 
 /// How long the proxy may hold a command.
@@ -80,7 +82,11 @@ fn chaos(settings: Settings) {
     let mut clients: Vec<Client> = (0..run.settings.clients).map(|me| Client::new(me, &run)).collect();
     thread::scope(|scope| {
         let (run, world, taken, heard) = (&run, &world, &taken, &heard);
-        (0..SUBSCRIBERS).for_each(|who| _ = scope.spawn(move || run.subscribe(who, heard)));
+        for who in 0..SUBSCRIBERS {
+            for way in [Way::Channels, Way::Patterns] {
+                scope.spawn(move || run.subscribe(who, way, heard));
+            }
+        }
         let keeper = scope.spawn(move || {
             while !heard.is_over() {
                 world.keep.link();

@@ -1,0 +1,200 @@
+//! Those who listen to channels: from the moment at which a subscription is confirmed they miss nothing while they are
+//! connected, get nothing twice, and of one channel all in its order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Mutex,
+    time::Duration,
+};
+
+use crate::{
+    client::Client,
+    conn::Conn,
+    journal::{Ms, Outcome, lock},
+    keys::{TAGS, key},
+    ops::has_channel,
+    run::Run,
+    support::{Value, encode},
+};
+
+/// A subscription that was asked for this long ago is confirmed, or refused.
+const CONFIRMED_WITHIN: Ms = 45_000;
+
+/// What a node was told so shortly before it was lost may not have left it.
+const ON_ITS_WAY: Ms = 1000;
+
+/// How somebody listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Channels,
+    /// Messages of several nodes come in no certain order when a publisher's node changes.
+    Patterns,
+}
+
+/// What all subscribers heard.
+#[derive(Default)]
+pub struct Heard(Mutex<Ears>);
+
+#[derive(Default)]
+struct Ears {
+    sessions: Vec<Session>,
+    over: bool,
+}
+
+/// One connection of a subscriber.
+struct Session {
+    who: usize,
+    way: Way,
+    begun: Ms,
+    /// By tag, when its subscription was confirmed.
+    confirmed: BTreeMap<usize, Ms>,
+    /// By client and tag, the numbers of the messages.
+    heard: BTreeMap<(usize, usize), BTreeSet<usize>>,
+    /// When it was disconnected, if it was.
+    cut: Option<Ms>,
+}
+
+impl Heard {
+    /// Nothing is published any more.
+    pub fn over(&self) {
+        lock(&self.0).over = true;
+    }
+
+    pub fn is_over(&self) -> bool {
+        lock(&self.0).over
+    }
+}
+
+impl Run {
+    /// Subscribes to all channels until everything is over.
+    pub fn subscribe(&self, who: usize, way: Way, heard: &Heard) {
+        while !heard.is_over() {
+            let Ok(mut conn) = Conn::connect(&self.listener(who), Duration::from_millis(500)) else {
+                continue;
+            };
+            let mut session = Session::new(who, way, self.journal.now());
+            let end = match conn.send(&session.request()) {
+                Ok(()) => self.listen(&mut conn, &mut session, heard),
+                Err(error) => Some(Err(error)),
+            };
+            if let Some(end) = end {
+                let now = self.journal.now();
+                session.cut = Some(now);
+                self.journal.event(format!("subscriber {who} lost its connection: {end:?}"));
+                self.journal.count("subscribers disconnected", 1);
+                if !self.journal.is_broken(now, now) {
+                    let what = format!("subscriber {who} of {way:?} at {now}: {end:?}");
+                    self.journal.fault("connection lost", what, String::new());
+                }
+            }
+            lock(&heard.0).sessions.push(session);
+        }
+    }
+
+    /// Listens until the end, or until something else comes than messages: what it was.
+    fn listen(&self, conn: &mut Conn, session: &mut Session, heard: &Heard) -> Option<io::Result<Value>> {
+        loop {
+            match conn.read() {
+                Ok(Value::Array(items)) if items.len() >= 3 => match items[0].text().as_str() {
+                    "message" | "pmessage" => {
+                        self.journal.count(&format!("messages of {:?} heard", session.way), 1);
+                        if let Some(what) = session.hear(&items[items.len() - 1].text()) {
+                            self.journal.fault("duplicate or out of order", what, String::new());
+                        }
+                    }
+                    "subscribe" | "psubscribe" => session.confirm(&items[1].text(), self.journal.now()),
+                    _ => return Some(Ok(Value::Array(items))),
+                },
+                Err(error) if Conn::is_silence(&error) && heard.is_over() => return None,
+                Err(error) if Conn::is_silence(&error) => {}
+                other => return Some(other),
+            }
+        }
+    }
+
+    /// Whoever was subscribed throughout has missed nothing that was published.
+    pub fn judge_channels(&self, clients: &[Client], heard: &Heard) {
+        for session in &lock(&heard.0).sessions {
+            let Session { who, way, begun, .. } = session;
+            let end = session.cut.unwrap_or(Ms::MAX);
+            let lasted = session.cut.unwrap_or_else(|| self.journal.now()).saturating_sub(*begun);
+            for tag in (0..TAGS).filter(|&tag| has_channel(tag)) {
+                let Some(&confirmed) = session.confirmed.get(&tag) else {
+                    if lasted > CONFIRMED_WITHIN {
+                        let what = format!("{way:?} {tag} of subscriber {who}, asked for at {begun}");
+                        self.journal.fault("never subscribed", what, String::new());
+                    }
+                    continue;
+                };
+                for client in clients {
+                    let log = &client.keys[tag].channel;
+                    let first = log.partition_point(|(sent, ..)| *sent < confirmed);
+                    for (n, &(sent, got, outcome)) in log.iter().enumerate().skip(first) {
+                        let told = outcome == Some(Outcome::Done) && got <= end;
+                        if told
+                            && !session.has(client.me, tag, n)
+                            && !self.may_miss(session, client.me, tag, n, sent, got)
+                        {
+                            let what = format!(
+                                "subscriber {who} of {way:?} from {confirmed} to {end} missed {}.{tag}.{n}, published \
+                                 {sent}..{got}",
+                                client.me
+                            );
+                            self.journal.fault("message lost", what, String::new());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a message may have been missed because of that for which the subscriber was disconnected later.
+    fn may_miss(&self, session: &Session, client: usize, tag: usize, n: usize, sent: Ms, got: Ms) -> bool {
+        // Of one channel later ones do not come before the connection is closed.
+        let later = session.heard.get(&(client, tag)).is_some_and(|heard| heard.last() > Some(&n));
+        session.cut.is_some()
+            && !(later && session.way == Way::Channels)
+            && self.journal.is_broken(sent, got + ON_ITS_WAY)
+    }
+}
+
+impl Session {
+    fn new(who: usize, way: Way, begun: Ms) -> Self {
+        Self { who, way, begun, confirmed: BTreeMap::new(), heard: BTreeMap::new(), cut: None }
+    }
+
+    fn request(&self) -> Vec<u8> {
+        let word = if self.way == Way::Channels { "SUBSCRIBE" } else { "PSUBSCRIBE" };
+        let topics = (0..TAGS).filter(|&tag| has_channel(tag)).map(|tag| self.topic(tag));
+        encode(&[word.to_owned()].into_iter().chain(topics).collect::<Vec<_>>())
+    }
+
+    fn topic(&self, tag: usize) -> String {
+        key(tag, if self.way == Way::Channels { "channel" } else { "chan*" })
+    }
+
+    fn confirm(&mut self, topic: &str, now: Ms) {
+        if let Some(tag) = (0..TAGS).find(|&tag| self.topic(tag) == topic) {
+            self.confirmed.insert(tag, now);
+        }
+    }
+
+    fn has(&self, client: usize, tag: usize, n: usize) -> bool {
+        self.heard.get(&(client, tag)).is_some_and(|heard| heard.contains(&n))
+    }
+
+    /// A message came; what is wrong with it.
+    fn hear(&mut self, message: &str) -> Option<String> {
+        let mut numbers = message.split('.').map(|n| n.parse::<usize>().unwrap_or(usize::MAX));
+        let mut next = || numbers.next().unwrap_or(usize::MAX);
+        let (client, tag, n) = (next(), next(), next());
+        let heard = self.heard.entry((client, tag)).or_default();
+        let last = heard.last().copied();
+        let again = !heard.insert(n);
+        let behind = self.way == Way::Channels && last > Some(n);
+        (again || behind).then(|| {
+            format!("subscriber {} of {:?} got {message} behind number {last:?}", self.who, self.way)
+        })
+    }
+}
