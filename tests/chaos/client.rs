@@ -94,7 +94,7 @@ impl<'a> Client<'a> {
                 self.keys[*tag].list.log[*n as usize] = (sent, got, Some(Outcome::Done));
                 self.measure(
                     *tag,
-                    |count, key| count.raised(key, *length as u64, got),
+                    |count, key| count.raised(key, *length as u64, (sent, got)),
                     sent,
                     got,
                     || format!("RPUSH {n} -> {length}"),
@@ -170,7 +170,7 @@ impl<'a> Client<'a> {
     }
 
     fn set(&mut self, tag: usize, n: u32, outcome: Outcome, sent: Ms, got: Ms) {
-        self.keys[tag].registers[which(n)].set(n, outcome, got);
+        self.keys[tag].registers[which(n)].set(n, outcome, (sent, got));
         self.keys[tag].register_history.note(
             sent,
             got,
@@ -186,7 +186,7 @@ impl<'a> Client<'a> {
         };
         let (me, keys, key) = (self.me, &mut self.keys[tag], &self.names.register[tag][which]);
         keys.register_history.note(sent, got, format!("GET of register {which} -> {n:?}"));
-        let verdict = keys.registers[which].read(key, n, |n| register_value(me, tag, n), got);
+        let verdict = keys.registers[which].read(key, n, |n| register_value(me, tag, n), (sent, got));
         self.run.verdict(tag, key, verdict, got, &keys.register_history);
     }
 
@@ -194,7 +194,8 @@ impl<'a> Client<'a> {
         let (keys, key) = (&mut self.keys[tag], &self.names.counter[tag]);
         keys.counter_history.note(sent, got, format!("{} -> {n}", if raised { "INCR" } else { "GET" }));
         let n = n.try_into().unwrap_or(u64::MAX);
-        let verdict = if raised { keys.counter.raised(key, n, got) } else { keys.counter.read(key, n, got) };
+        let at = (sent, got);
+        let verdict = if raised { keys.counter.raised(key, n, at) } else { keys.counter.read(key, n, at) };
         self.run.verdict(tag, key, verdict, got, &keys.counter_history);
     }
 

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use crate::{
     conn::{Conn, PATIENCE},
-    journal::{Asked, Ms, Outcome, lock},
+    journal::{Asked, Ms, Outcome, Span, lock},
     keys::{TAGS, key},
     ops::has_queue,
     run::Run,
@@ -34,9 +34,11 @@ struct Hand {
 
 impl Taken {
     /// When an element was popped, and when it was moved.
-    pub fn of(&self, value: &str) -> (Vec<Ms>, Vec<Ms>) {
+    pub fn of(&self, value: &str) -> (Vec<Span>, Vec<Span>) {
         let hands = lock(&self.0).elements.get(value).cloned().unwrap_or_default();
-        let times = |moved| hands.iter().filter(|hand| hand.moved == moved).map(|hand| hand.got).collect();
+        let times = |moved| {
+            hands.iter().filter(|hand| hand.moved == moved).map(|hand| (hand.sent, hand.got)).collect()
+        };
         (times(false), times(true))
     }
 

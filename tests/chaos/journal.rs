@@ -14,6 +14,10 @@ use crate::keys::TAGS;
 /// Milliseconds since the run began.
 pub type Ms = u32;
 
+/// From when a command was sent until its reply was read. It was acknowledged somewhere between: a reply waits for those
+/// to earlier commands of its pipeline.
+pub type Span = (Ms, Ms);
+
 /// What a primary acknowledged this long before it was lost may not have reached its replica.
 const LAG: Ms = 2000;
 /// An error that a window brought about may be read a moment after it.
@@ -188,13 +192,10 @@ impl Journal {
     }
 
     /// The window in which the cluster itself may have lost what was acknowledged on this tag then.
-    pub fn lossy(&self, tag: usize, acknowledged: Ms) -> Option<Window> {
+    pub fn lossy(&self, tag: usize, (sent, got): Span) -> Option<Window> {
         let windows = lock(&self.windows);
         let fits = |w: &&Window| {
-            w.lossy
-                && w.tags.contains(&tag)
-                && w.from.saturating_sub(LAG) <= acknowledged
-                && acknowledged <= w.to
+            w.lossy && w.tags.contains(&tag) && w.from.saturating_sub(LAG) <= got && sent <= w.to
         };
         windows.iter().rev().find(fits).cloned()
     }

@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     conn::{Conn, PATIENCE},
     consumers::Taken,
-    journal::{History, Ms, Outcome, lock},
+    journal::{History, Ms, Outcome, Span, lock},
     keep::Keep,
     keys::{Evidence, List, TAGS, Verdict, key, number, shown},
     ops::has_queue,
@@ -19,7 +19,7 @@ struct Back {
     tag: usize,
     key: String,
     evidence: Evidence,
-    known: Ms,
+    known: Span,
     got: Ms,
     history: String,
 }
@@ -68,7 +68,15 @@ impl Run {
 
     /// Something that was acknowledged is not there any more. It is the cluster's loss if a file shows that it was
     /// executed, and replication may have lost it then.
-    pub fn lost(&self, keep: &Keep, tag: usize, evidence: &Evidence, known: Ms, what: &str, history: String) {
+    pub fn lost(
+        &self,
+        keep: &Keep,
+        tag: usize,
+        evidence: &Evidence,
+        known: Span,
+        what: &str,
+        history: String,
+    ) {
         let window = self.journal.lossy(tag, known);
         match (keep.shows(evidence), window) {
             (true, Some(window)) => {
@@ -81,7 +89,7 @@ impl Run {
                 };
                 let window = window.map_or("none".to_owned(), |w| format!("{} {}..{}", w.kind, w.from, w.to));
                 let what = format!(
-                    "{what}; acknowledged at {known}; in the files of nodes: {nodes}; excuse: {window}"
+                    "{what}; acknowledged in {known:?}; in the files of nodes: {nodes}; excuse: {window}"
                 );
                 self.journal.fault("lost", what, history);
             }
@@ -180,7 +188,7 @@ impl Run {
                     lost += 1;
                     let value = crate::keys::value(client, tag, n as u32);
                     let evidence = Evidence::Written(key.to_owned(), value);
-                    self.lost(keep, tag, &evidence, got, &what, history.show());
+                    self.lost(keep, tag, &evidence, (sent, got), &what, history.show());
                 }
                 (1, Some(Outcome::Refused)) => {
                     self.journal.fault("violation", format!("{what}, is there"), history.show());
@@ -215,7 +223,7 @@ impl Run {
                     let here = there.remove(&value).unwrap_or(0);
                     let what =
                         format!("element {value} of a queue, sent at {sent}, answered {end:?} at {got}");
-                    let element = Element { tag, value, what, got, end, here };
+                    let element = Element { tag, value, what, at: (sent, got), end, here };
                     self.judge_element(keep, &element, taken, &mut excuses);
                 }
             }
@@ -227,7 +235,7 @@ impl Run {
     }
 
     fn judge_element(&self, keep: &Keep, element: &Element, taken: &Taken, excuses: &mut u32) {
-        let Element { tag, value, what, got, end, here } = element;
+        let Element { tag, value, what, at, end, here } = element;
         let (popped, moved) = taken.of(value);
         let history = || taken.show(value);
         let handed_out = popped.len() + moved.len();
@@ -251,7 +259,7 @@ impl Run {
                 *excuses -= 1;
                 return self.journal.count("elements whose pop was in doubt", 1);
             }
-            let known = moved.first().copied().unwrap_or(*got);
+            let known = moved.first().copied().unwrap_or(*at);
             let evidence = Evidence::Written(key(*tag, "queue"), value.clone());
             self.lost(keep, *tag, &evidence, known, what, history());
         }
@@ -263,7 +271,7 @@ struct Element {
     tag: usize,
     value: String,
     what: String,
-    got: Ms,
+    at: Span,
     end: Option<Outcome>,
     here: u32,
 }

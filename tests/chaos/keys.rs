@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::journal::{History, Ms, Outcome};
+use super::journal::{History, Ms, Outcome, Span};
 use crate::support::tag_of;
 
 /// Hash tags, evenly over all slots: with three primaries a third of them each.
@@ -106,7 +106,7 @@ pub enum Verdict {
     Fine,
     /// It is older than what was acknowledged, the last time at `known`: the cluster's loss, or ours.
     Back {
-        known: Ms,
+        known: Span,
         evidence: Evidence,
     },
     /// It can never be.
@@ -119,28 +119,28 @@ pub struct Count {
     pub known: u64,
     /// Raises that may have happened.
     pub doubt: u64,
-    pub at: Ms,
+    pub at: Span,
 }
 
 impl Count {
     /// A raise was answered with the new number.
-    pub fn raised(&mut self, key: &str, to: u64, got: Ms) -> Verdict {
-        self.learn(key, 1, to, got)
+    pub fn raised(&mut self, key: &str, to: u64, at: Span) -> Verdict {
+        self.learn(key, 1, to, at)
     }
 
     /// The number was read.
-    pub fn read(&mut self, key: &str, n: u64, got: Ms) -> Verdict {
-        self.learn(key, 0, n, got)
+    pub fn read(&mut self, key: &str, n: u64, at: Span) -> Verdict {
+        self.learn(key, 0, n, at)
     }
 
     pub fn failed(&mut self, outcome: Outcome) {
         self.doubt += u64::from(outcome == Outcome::Doubt);
     }
 
-    fn learn(&mut self, key: &str, by: u64, to: u64, got: Ms) -> Verdict {
+    fn learn(&mut self, key: &str, by: u64, to: u64, at: Span) -> Verdict {
         let (low, high) = (self.known + by, self.known + self.doubt + by);
         let (was, known) = (self.known, self.at);
-        *self = Self { known: to, doubt: 0, at: got };
+        *self = Self { known: to, doubt: 0, at };
         if to < low {
             Verdict::Back { known, evidence: Evidence::Reached(key.to_owned(), was) }
         } else if to > high {
@@ -160,7 +160,7 @@ pub struct Register {
     possible: Vec<u32>,
     /// Values of SETs that were refused, or that went lost: they never come back.
     gone: Vec<u32>,
-    at: Ms,
+    at: Span,
 }
 
 impl Register {
@@ -170,9 +170,9 @@ impl Register {
         self.last
     }
 
-    pub fn set(&mut self, n: u32, outcome: Outcome, got: Ms) {
+    pub fn set(&mut self, n: u32, outcome: Outcome, at: Span) {
         match outcome {
-            Outcome::Done => (self.possible, self.at) = (vec![n], got),
+            Outcome::Done => (self.possible, self.at) = (vec![n], at),
             Outcome::Doubt => {
                 if self.possible.is_empty() {
                     self.possible.push(0);
@@ -184,7 +184,7 @@ impl Register {
     }
 
     /// It was read; `None` is what its client never wrote.
-    pub fn read(&mut self, key: &str, n: Option<u32>, value: impl Fn(u32) -> String, got: Ms) -> Verdict {
+    pub fn read(&mut self, key: &str, n: Option<u32>, value: impl Fn(u32) -> String, at: Span) -> Verdict {
         let Some(n) = n.filter(|n| *n <= self.last) else {
             return Verdict::Wrong(format!("{key} has a value that nobody wrote"));
         };
@@ -200,7 +200,7 @@ impl Register {
         self.gone.append(&mut self.possible);
         self.gone.retain(|&gone| gone != 0);
         self.possible.push(n);
-        let at = std::mem::replace(&mut self.at, got);
+        let before = std::mem::replace(&mut self.at, at);
         if fine {
             return Verdict::Fine;
         }
@@ -211,7 +211,7 @@ impl Register {
                 shown(&value(known))
             ));
         }
-        Verdict::Back { known: at, evidence: Evidence::Written(key.to_owned(), value(known)) }
+        Verdict::Back { known: before, evidence: Evidence::Written(key.to_owned(), value(known)) }
     }
 }
 
