@@ -48,7 +48,12 @@ impl<'a> Client<'a> {
                 let (first, got) = (&ops[from], self.run.journal.now());
                 let asked =
                     Asked { name: first.name(), reads: first.is_read(), tags: &first.tags(), sent, got };
-                self.run.cut_off(self.me, &error, &asked);
+                let pipeline: String = ops
+                    .iter()
+                    .enumerate()
+                    .map(|(i, op)| format!("    {i}: {} of tags {:?}\n", op.name(), op.tags()))
+                    .collect();
+                self.run.cut_off(self.me, &error, &asked, pipeline);
                 ops[from..].iter().for_each(|op| self.failed(op, Outcome::Doubt, sent, got));
                 conn = None;
             }

@@ -92,7 +92,7 @@ impl Run {
                 }
                 Err(error) => {
                     let asked = Asked { name: args[0], reads: false, tags: &[tag], sent, got };
-                    self.cut_off(client, error, &asked);
+                    self.cut_off(client, error, &asked, String::new());
                     *lock(&taken.0).doubts.entry(tag).or_default() += u32::from(!moves);
                     conn = None;
                     continue;

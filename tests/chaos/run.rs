@@ -58,7 +58,7 @@ impl Run {
     /// A client's connection ended. On the third listener that means a write in doubt, as when a server crashes:
     /// something has to be broken, and the first command without a reply is that write. What was read of a connection
     /// that was reset says nothing: replies may have gone with it.
-    pub fn cut_off(&self, client: usize, error: &io::Error, asked: &Asked) {
+    pub fn cut_off(&self, client: usize, error: &io::Error, asked: &Asked, pipeline: String) {
         let Asked { name, reads, tags, sent, got } = asked;
         let fits = match error.kind() {
             ErrorKind::UnexpectedEof => !reads,
@@ -73,7 +73,7 @@ impl Run {
         let what = format!(
             "client {client} at {got}: {error}; first without a reply: {name} of tags {tags:?} sent at {sent}"
         );
-        self.journal.fault("connection lost", what, String::new());
+        self.journal.fault("connection lost", what, pipeline);
     }
 
     pub fn stop(&self) {
