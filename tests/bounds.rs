@@ -592,6 +592,21 @@ fn with_on_indoubt_disconnect_the_connection_ends_in_the_place_of_the_reply() {
 }
 
 #[test]
+fn with_on_indoubt_disconnect_a_read_before_a_split_write_in_doubt_is_repeated_and_answered() {
+    let (cluster, proxy) = scripted(&["--on-indoubt", "disconnect"]);
+    let (first, second, read) = (key(LOW, "a"), key(LOW + 1, "b"), key(LOW + 1, "c"));
+    cluster.store(&read, "before");
+    let mut lost = false;
+    cluster.node(0).script(move |_, _| {
+        if std::mem::replace(&mut lost, true) { Action::Default } else { Action::CloseAfterReading }
+    });
+    let mut client = proxy.connect();
+    client.send_raw([encode(&["GET", &read]), encode(&["MSET", &first, "1", &second, "2"])].concat());
+    assert_eq!(client.read_to_end_raw(), b"$6\r\nbefore\r\n");
+    assert_eq!(closed(&proxy, "indoubt"), 1.0);
+}
+
+#[test]
 fn with_on_indoubt_disconnect_a_timed_out_write_ends_the_connection_too_and_what_is_held_behind_it_is_dropped()
  {
     let (cluster, proxy) = scripted(&["--on-indoubt", "disconnect", "--command-timeout", "200ms"]);

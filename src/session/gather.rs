@@ -18,6 +18,8 @@ pub(crate) struct Gather {
     left: usize,
     /// Whether its parts are not known yet.
     more: bool,
+    /// Whether the connection is to be closed where the command is. What is on its way still has to be found.
+    pub(crate) cut: bool,
     /// The merging, while it is done little by little.
     merging: Option<Box<Merging>>,
     /// The small replies, one behind the other in the order in which they came, in chunks: to copy megabytes takes
@@ -109,6 +111,7 @@ impl Gather {
             order,
             left: 0,
             more: false,
+            cut: false,
             merging: None,
             small: Vec::new(),
             bytes: 0,

@@ -274,7 +274,11 @@ impl State {
         let Some(pending) = self.get(seq) else { return false };
         let before = pending.early();
         let reply = reply.map(|reply| if pending.silent { Bytes::new() } else { reply });
-        pending.progress = reply.map_or(Progress::Cut, Progress::Done);
+        match (reply, &mut pending.progress) {
+            (None, Progress::Parts(gather)) => gather.cut = true,
+            (None, progress) => *progress = Progress::Cut,
+            (Some(reply), progress) => *progress = Progress::Done(reply),
+        }
         let after = pending.early();
         self.early = self.early - before + after;
         self.flush(now, metrics)
@@ -292,6 +296,10 @@ impl State {
                     let len = reply.len();
                     self.out.push(reply);
                     len
+                }
+                Progress::Parts(gather) if gather.cut => {
+                    self.cut = true;
+                    return true;
                 }
                 Progress::Parts(gather) if gather.is_done() => {
                     let kept = gather.bytes();
