@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Client, PlainServer, Proxy, SOON, TestCluster, Value, encode, eventually};
+use support::{Client, ClusterOptions, PlainServer, Proxy, SOON, TestCluster, Value, encode, eventually};
 
 /// What a server says of it within this time is all of it.
 const QUIET: Duration = Duration::from_millis(60);
@@ -341,6 +341,32 @@ fn no_message_is_lost_or_doubled_while_slots_move() {
             }
         },
     );
+}
+
+#[test]
+fn a_pattern_leaves_a_primary_that_has_no_slots_any_more() {
+    // It is about to be removed, and hears nothing from then on; otherwise it would become a replica by itself.
+    let server_args = ["--cluster-allow-replica-migration", "no"].map(str::to_owned).to_vec();
+    let mut cluster =
+        TestCluster::with(ClusterOptions { replicas_per_primary: 0, server_args, ..Default::default() });
+    let spare = cluster.add_node();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let slot = support::slot_of("news");
+    let (key, owner) = (support::key(slot, "k"), cluster.owner_of(slot));
+    let (mut client, mut node) = (proxy.connect(), cluster.client(spare));
+    eventually(SOON, || proxy.metric("slotmux_shards") == 4.0);
+    let version = proxy.metric("slotmux_topology_version");
+    cluster.migrate_slot(slot, owner, spare);
+    assert_eq!(client.cmd(&["SET", &key, "v"]), Value::ok());
+    eventually(SOON, || proxy.metric("slotmux_topology_version") > version);
+    let mut subscriber = proxy.connect();
+    subscriber.cmd(&["PSUBSCRIBE", "{news}*"]);
+    assert_eq!(node.cmd(&["PUBSUB", "NUMPAT"]), Value::Int(1));
+    cluster.migrate_slot(slot, spare, owner);
+    assert_eq!(client.cmd(&["SET", &key, "v"]), Value::ok());
+    eventually(SOON, || node.cmd(&["PUBSUB", "NUMPAT"]) == Value::Int(0));
+    assert_eq!(client.cmd(&["PUBLISH", "{news}x", "still here"]), Value::Int(1));
+    assert_eq!(subscriber.read_value().items()[3], Value::bulk("still here"));
 }
 
 #[test]

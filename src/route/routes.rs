@@ -43,6 +43,8 @@ pub struct Routes {
     /// For each slot an index into `nodes`, or [`NO_SHARD`].
     owners: Box<[u16]>,
     nodes: Vec<Rc<Node>>,
+    /// Which of them own slots in the table.
+    serving: Vec<bool>,
     /// Where each of them is in `nodes`.
     index: HashMap<NodeAddr, u16>,
     /// Nodes without slots whose last replies are still to come.
@@ -67,6 +69,7 @@ impl Routes {
             asked: HashMap::new(),
             owners: vec![NO_SHARD; SLOTS].into(),
             nodes: Vec::new(),
+            serving: Vec::new(),
             index: HashMap::new(),
             leaving: Vec::new(),
             overlay: HashMap::new(),
@@ -238,6 +241,10 @@ impl Routes {
         let indices: Vec<u16> = table.shards.iter().map(|shard| self.index_of(&shard.addr)).collect();
         for (owner, shard) in self.owners.iter_mut().zip(&table.owners) {
             *owner = indices.get(usize::from(*shard)).copied().unwrap_or(NO_SHARD);
+        }
+        self.serving = vec![false; self.nodes.len()];
+        for owner in self.owners.iter().filter(|owner| **owner != NO_SHARD) {
+            self.serving[usize::from(*owner)] = true;
         }
         for (slot, overlay) in &mut self.overlay {
             overlay.node = places[usize::from(overlay.node)];

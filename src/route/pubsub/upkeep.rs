@@ -199,13 +199,13 @@ fn home_of(entry: &Entry, routes: &Routes, unreachable: &HashSet<NodeAddr>) -> O
     if entry.kind != Topics::Patterns {
         return owner.cloned();
     }
-    // Any primary has all plain messages: one that is there stays.
+    // Any primary has all plain messages: one that is there stays, while it is sure to be one.
     let mut good = entry
         .home
         .iter()
         .chain(owner)
         .chain(routes.primaries())
-        .filter(|node| routes.is_primary(node) && !unreachable.contains(node));
+        .filter(|node| routes.is_serving(node) && !unreachable.contains(node));
     good.next().or(owner).cloned()
 }
 

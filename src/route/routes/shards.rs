@@ -65,4 +65,10 @@ impl Routes {
     pub fn is_primary(&self, addr: &NodeAddr) -> bool {
         self.table.as_ref().is_some_and(|table| table.by_addr.contains_key(addr))
     }
+
+    /// Whether the node at `addr` is a primary with slots. One without any may be about to be removed.
+    pub fn is_serving(&self, addr: &NodeAddr) -> bool {
+        let node = self.index.get(addr).map(|index| usize::from(*index));
+        self.is_primary(addr) && node.and_then(|node| self.serving.get(node)).is_some_and(|serves| *serves)
+    }
 }
