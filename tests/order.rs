@@ -18,10 +18,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 /// The fates of commands as they arrive at a node; mostly nothing happens.
-fn fates(losses: bool) -> impl Strategy<Value = Vec<Fate>> {
+fn fates(losses: bool, timeouts: bool) -> impl Strategy<Value = Vec<Fate>> {
     let mut fates = vec![
         (20, Fate::Fine),
-        (2, Fate::Late),
+        (if timeouts { 8 } else { 2 }, Fate::Late),
         (3, Fate::MoveSlot),
         (3, Fate::OpenSlot),
         (2, Fate::MoveKey),
@@ -39,17 +39,23 @@ fn fates(losses: bool) -> impl Strategy<Value = Vec<Fate>> {
     proptest::collection::vec(fate, 0..60)
 }
 
-fn plan(losses: bool) -> impl Strategy<Value = Plan> {
+fn plan(losses: bool, timeouts: bool) -> impl Strategy<Value = Plan> {
     let command = (0..8u8, 0..3u8, proptest::collection::vec(0..3u8, 1..4));
     let pipeline = proptest::collection::vec(command, 1..25);
     let clients = proptest::collection::vec(proptest::collection::vec(pipeline, 1..4), 1..4);
-    (clients, fates(losses), 2..4usize).prop_map(|(clients, fates, nodes)| Plan { clients, fates, nodes })
+    (clients, fates(losses, timeouts), 2..4usize).prop_map(move |(clients, fates, nodes)| Plan {
+        clients,
+        fates,
+        nodes,
+        timeouts,
+    })
 }
 
 fn hold(cases: u32, losses: bool, strict: bool, args: &[&str]) {
     let config = Config { cases, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
-    let result = runner.run(&plan(losses), |plan| {
+    let timeouts = args.contains(&"--command-timeout");
+    let result = runner.run(&plan(losses, timeouts), |plan| {
         let world = World::start(&plan, args);
         world.play(Duration::from_secs(30)).map_err(TestCaseError::fail)?;
         world.judge(strict).map_err(TestCaseError::fail)
@@ -77,4 +83,14 @@ fn several_connections_per_node_change_nothing() {
 #[test]
 fn strict_ordering_holds_across_slots() {
     hold(40, true, true, &["--ordering", "connection"]);
+}
+
+#[test]
+fn what_timed_out_is_not_overtaken() {
+    hold(60, false, false, &["--command-timeout", "20ms"]);
+}
+
+#[test]
+fn what_timed_out_is_not_overtaken_on_a_connection_that_was_lost() {
+    hold(30, true, true, &["--command-timeout", "20ms", "--ordering", "connection"]);
 }

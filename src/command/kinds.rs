@@ -34,6 +34,16 @@ pub enum Route {
 }
 
 impl Route {
+    /// Whether nodes carry a call out, where it could overtake an earlier one. WAIT only asks where those went.
+    pub const fn acts_at_nodes(self) -> bool {
+        match self {
+            Route::Local(_) | Route::Clients(_) | Route::Replicas | Route::Refused(_) => false,
+            Route::Listen(what) => !matches!(what, Listen::Unsubscribe(_)),
+            Route::Transaction(step) => matches!(step, Transact::Watch | Transact::Exec),
+            _ => true,
+        }
+    }
+
     /// Whether a call within MULTI is carried out at once; others are queued.
     pub const fn is_immediate(self) -> bool {
         match self {

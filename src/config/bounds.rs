@@ -98,11 +98,15 @@ SessionLimits, Listener {
     at: "the cluster's last error, or CLUSTERDOWN with the reason";
 
     command_timeout, "command-timeout": optional = "off", "10ms" ..= "1h",
-    what: "How long a command may take from its framing to its reply, on a node that does not answer included; or `off`",
+    what: "How long a command may take from its framing to its reply, on a node that does not answer included; or `off`. \
+           Not what waits for others or takes a connection of its own (BLPOP, WAIT, WATCH and its EXEC, SELECT, \
+           SUBSCRIBE), nor what administers nodes",
     reason: "off: a server lets a script or a large command take its time, and `link_timeout` finds dead nodes",
     metric: "slotmux_bound_reached_total{bound=\"command_timeout\"}",
     at: "INDOUBT for a write that is on a node, TIMEOUT for a read, as at the deadline for what was not sent; the \
-         late reply is dropped, and nobody else notices";
+         late reply is dropped, and nobody else notices. Until it comes, or the connection ends, what the client \
+         sends next on that slot goes behind it, or waits as long, and so does what has no slot or a connection of \
+         its own";
 
     max_request, "max-request": size = "1GiB", "1KiB" ..= "4GiB",
     what: "Bytes of one request",

@@ -171,6 +171,11 @@ impl Turn {
         if barrier != Barrier::None && !self.passes(barrier, planner) {
             return Err(Stop::Blocked);
         }
+        if planner.state.has_late() && self.is_behind_late(spec, route, barrier, planner) {
+            let len = if self.paused { 0 } else { framed.len };
+            input.advance(len);
+            return if self.paused { Err(Stop::Blocked) } else { Ok(Some((1, len))) };
+        }
         let planned = self.carry_out(spec, Some((route, barrier)), count, &framed, input, planner);
         planner.plain = self.is_plain(planner);
         Ok(Some(planned))
@@ -182,6 +187,7 @@ impl Turn {
             && self.client.transaction.is_none()
             && planner.state.subscriptions.is_none()
             && planner.pause == Pause::None
+            && !planner.state.has_late()
     }
 
     /// Carries out one command: a plain one, or one that goes this way.

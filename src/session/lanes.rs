@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::late::Late;
 use super::noscript::{Asked, Before};
 use crate::backend::Ticket;
 use crate::command::{Learned, Route};
@@ -119,6 +120,8 @@ pub(crate) struct Lanes {
     holding: BTreeSet<u16>,
     held: usize,
     held_bytes: usize,
+    /// Commands on their way that were answered in their nodes' stead.
+    pub(crate) late: Late,
     /// Commands from this one on were sent by the present routes, with nothing held before them.
     pub(crate) until: u64,
 }
@@ -204,6 +207,29 @@ impl Lanes {
         }
         let at = lane.on_way.iter().position(|on_way| on_way.ticket == ticket);
         at.and_then(|at| lane.on_way.remove(at)).map(|on_way| on_way.history).unwrap_or_default()
+    }
+
+    /// Notes that a command on its way was answered in its node's stead; nothing of its slot overtakes it.
+    pub(crate) fn answered_early(&mut self, slot: u16, ticket: Ticket, mut publishes: bool) {
+        let Some(lane) = self.by_slot.get_mut(&slot) else { return };
+        let Some(at) = lane.on_way.iter().position(|on_way| on_way.ticket == ticket) else { return };
+        // What may be asked about its script is for nobody any more.
+        lane.on_way[at].history = History::default();
+        while let Some(first) = lane.on_way.front().map(|first| first.ticket)
+            && first < ticket
+            && let Some((_, before)) = self.late.remove(first)
+        {
+            publishes &= before;
+            lane.on_way.pop_front();
+        }
+        self.late.add(ticket, slot, publishes);
+    }
+
+    /// Notes that a command is not on its way any more which was answered before.
+    pub(crate) fn back_late(&mut self, ticket: Ticket) {
+        if let Some((slot, _)) = self.late.remove(ticket) {
+            self.back(slot, ticket);
+        }
     }
 
     /// Whether what is on its way for `ticket` is a question about its script.

@@ -23,6 +23,7 @@ mod info;
 mod input;
 mod intake;
 mod lanes;
+mod late;
 mod learning;
 mod local;
 mod monitor;

@@ -12,7 +12,7 @@ use super::replies::Replies;
 use super::splitting::Splitting;
 use super::subscribe::Subscriptions;
 use crate::backend::{Reply, Ticket};
-use crate::command::Merge;
+use crate::command::{Merge, Route};
 use crate::metrics::{Owner, WorkerMetrics};
 
 /// Replies that came early are told of at once when there are so many bytes more of them.
@@ -128,9 +128,15 @@ impl State {
         Some(self.base + self.queue.iter().rposition(publishes)? as u64)
     }
 
-    /// Whether the first command waits for something that is no reply to it, and takes its time.
+    /// Whether the first command is a task's that must not be left alone: it waits for as long as the client wants, has a
+    /// connection of the session's own, or changes nodes.
     pub(crate) fn waits_elsewhere(&self) -> bool {
-        self.queue.front().is_some_and(|pending| matches!(pending.progress, Progress::Elsewhere))
+        let only_asks = |pending: &Pending| match pending.spec.map(|spec| spec.route) {
+            Some(Route::Survey(survey)) => !survey.administers(),
+            _ => false,
+        };
+        let first = self.queue.front();
+        first.is_some_and(|first| matches!(first.progress, Progress::Elsewhere) && !only_asks(first))
     }
 
     /// What of command `seq` waits for a reply: slot, ticket and link of each part.

@@ -202,8 +202,11 @@ impl Session {
     /// A command's link ended. True if it was a write that may have been executed.
     pub(super) fn lost_on_way(&self, state: &mut State, ticket: Ticket, loss: &Loss, request: &[u8]) -> bool {
         let slot = state.slot(ticket);
-        // Dropped with those that were held before it: as when the whole client has gone.
-        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else { return loss.sent };
+        // Answered before, or dropped with those that were held before it: as when the whole client has gone.
+        let Some(spec) = state.get(ticket.seq).and_then(|pending| pending.spec) else {
+            state.lanes.iter_mut().for_each(|lanes| lanes.back_late(ticket));
+            return loss.sent;
+        };
         if self.script_told(state, ticket, None) {
             return false;
         }
@@ -242,14 +245,15 @@ impl Session {
         Some(error.reply())
     }
 
-    /// A command that is being watched was answered with its own result.
+    /// A command that is being watched was answered with its own result, or with anything if the client has its reply.
     #[cold]
     pub(super) fn watched_answer(&self, state: &mut State, ticket: Ticket, request: &[u8]) {
         let slot = state.slot(ticket);
-        if state.get(ticket.seq).is_none() {
-            return;
-        }
+        let is_late = state.get(ticket.seq).is_none();
         if let Some(lanes) = &mut state.lanes {
+            if is_late {
+                return lanes.back_late(ticket);
+            }
             lanes.back(slot, ticket);
             lanes.took_effect(slot, ticket, request, &self.worker.topology.learned());
         }

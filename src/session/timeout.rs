@@ -1,8 +1,10 @@
 //! `command_timeout`: a command that takes too long is answered in the node's stead. The link stays, and the reply
-//! is dropped when it comes: its number is not that of any command any more.
+//! is dropped when it comes: its number is not that of any command any more. Until then what was a write is
+//! [late](super::late).
 
 use super::Session;
 use super::pending::State;
+use crate::command::Barrier;
 use crate::error::ClientError;
 use crate::metrics::Reached;
 use crate::net::NodeAddr;
@@ -14,10 +16,12 @@ impl Session {
     pub(super) fn time_out(&self, now: u64) {
         let Some(limit) = self.settings.limits.command_timeout else { return };
         let mut state = self.state.borrow_mut();
+        if state.lanes.as_ref().is_some_and(|lanes| lanes.late.is_awaited()) {
+            self.wakeup.wake();
+        }
         while let Some(started) = state.oldest()
             && u128::from(now.saturating_sub(started)) >= limit.as_nanos()
             && !state.cut
-            // Which is for as long as the client wants.
             && !state.waits_elsewhere()
         {
             self.give_up_first(&mut state, now);
@@ -28,14 +32,24 @@ impl Session {
     /// Answers the first command. Earlier ones there are none, so that none has to be forbidden to be repeated.
     fn give_up_first(&self, state: &mut State, now: u64) {
         let (seq, mut error, mut node) = (state.base(), None, None);
-        for (slot, ticket, link) in state.waiting(seq) {
+        let spec = state.get(seq).and_then(|pending| pending.spec);
+        let (readonly, command) = (spec.is_some_and(|spec| spec.is_readonly()), spec.map(|spec| spec.id));
+        let publishes = spec.is_some_and(|spec| spec.barrier == Barrier::AfterOthers);
+        let waiting = state.waiting(seq);
+        // A read may be overtaken: nobody sees any more what it finds.
+        if !readonly && !waiting.is_empty() {
+            state.lanes();
+        }
+        for (slot, ticket, link) in waiting {
             let lanes = state.lanes.as_mut();
             let held = lanes.and_then(|lanes| lanes.release_if_first(slot, ticket));
             match held {
                 Some(held) => error = held.history.error.or(error),
                 None => {
-                    if let Some(lanes) = &mut state.lanes {
-                        lanes.back(slot, ticket);
+                    match &mut state.lanes {
+                        Some(lanes) if readonly => _ = lanes.back(slot, ticket),
+                        Some(lanes) => lanes.answered_early(slot, ticket, publishes),
+                        None => {}
                     }
                     let link = self.worker.backend.link(link);
                     node = Some(link.map_or_else(|| NodeAddr::new("?", 0), |link| link.addr().clone()));
@@ -44,8 +58,6 @@ impl Session {
         }
         let metrics = &self.worker.backend.metrics;
         metrics.reached[Reached::CommandTimeout.index()].add(1);
-        let spec = state.get(seq).and_then(|pending| pending.spec);
-        let (readonly, command) = (spec.is_some_and(|spec| spec.is_readonly()), spec.map(|spec| spec.id));
         let reply = match (node, error) {
             (Some(node), _) if !readonly => self.in_doubt(state, seq, &ClientError::IndoubtTimeout { node }),
             (Some(node), _) => Some(self.text(command, &ClientError::Timeout { node })),

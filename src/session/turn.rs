@@ -48,7 +48,7 @@ pub(super) struct Turn {
     pub(super) eof: bool,
     /// No more is planned: after QUIT or a protocol error.
     pub(super) closing: bool,
-    /// CLIENT PAUSE holds back what comes next.
+    /// CLIENT PAUSE, or a command that timed out, holds back what comes next.
     pub(super) paused: bool,
     /// A command that nobody knows waits for the cluster to tell its own.
     pub(super) wait: Option<Wait>,

@@ -49,9 +49,11 @@ impl State {
         self.lanes.as_ref().map_or((0, 0), |lanes| (lanes.held(), lanes.held_bytes()))
     }
 
-    /// Stops watching when everything that was sent by older routes has been answered.
+    /// Stops watching when everything that was sent by older routes has been answered, by its node too.
     pub(crate) fn unwatch(&mut self) -> bool {
-        let done = self.lanes.as_ref().is_some_and(|lanes| !lanes.is_holding() && self.base >= lanes.until);
+        let is_done =
+            |lanes: &Lanes| !lanes.is_holding() && self.base >= lanes.until && lanes.late.is_empty();
+        let done = self.lanes.as_deref().is_some_and(is_done);
         if done {
             self.lanes = None;
         }

@@ -9,6 +9,8 @@ use crate::support::{Action, Conn, Proxy, ScriptedCluster, Value, slot_of, tag_o
 
 /// The slots in play; node 0 owns the first two at the start.
 const SLOTS: [u16; 3] = [100, 101, 16_000];
+/// What is late takes so long where commands time out.
+const LATE: Duration = Duration::from_millis(60);
 const TRYAGAIN: &str = "TRYAGAIN Multiple keys request during rehashing of slot";
 
 /// What happens when a command arrives at a node.
@@ -46,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) clients: Vec<Vec<Vec<Drawn>>>,
     pub(crate) fates: Vec<Fate>,
     pub(crate) nodes: usize,
+    /// `command_timeout` is shorter than what is late, and clients change their links between pipelines.
+    pub(crate) timeouts: bool,
 }
 
 /// A command as its client sent it, and its reply.
@@ -61,6 +65,8 @@ struct Sent {
 #[derive(Default)]
 struct Cluster {
     fates: VecDeque<Fate>,
+    /// How long what is late takes.
+    late: Duration,
     owner: HashMap<u16, usize>,
     target: HashMap<u16, usize>,
     /// Keys of open slots that are at the target.
@@ -116,7 +122,8 @@ impl World {
         let cluster = Arc::new(ScriptedCluster::start(plan.nodes));
         let owner = SLOTS.iter().map(|slot| (*slot, cluster.topology().owner(*slot).unwrap())).collect();
         let fates = plan.fates.iter().copied().collect();
-        let state = Arc::new(Mutex::new(Cluster { fates, owner, ..Cluster::default() }));
+        let late = if plan.timeouts { LATE } else { Duration::from_millis(5) };
+        let state = Arc::new(Mutex::new(Cluster { fates, late, owner, ..Cluster::default() }));
         let (shared, weak) = (state.clone(), Arc::downgrade(&cluster));
         cluster.script(move |conn, args| {
             let args: Vec<String> = args.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect();
@@ -141,6 +148,10 @@ impl World {
         connection.patience(patience);
         let mut number = 0;
         for (pipeline, commands) in self.plan.clients[client].iter().enumerate() {
+            if self.plan.timeouts {
+                let version = ["3", "2"][pipeline % 2];
+                assert!(!connection.cmd(&["HELLO", version]).is_error());
+            }
             let mut sent: Vec<Sent> = Vec::new();
             for (kind, slot, which) in commands {
                 let args = command(*kind, usize::from(*slot), which, client, number);
@@ -202,10 +213,13 @@ impl World {
                 .fates
                 .iter()
                 .any(|fate| matches!(fate, Fate::LoseUnread | Fate::LoseExecuted | Fate::LoseInReply));
-            if in_doubt && !(sent.is_write() && can_lose) {
+            let timeouts = self.plan.timeouts;
+            if in_doubt && !(sent.is_write() && (can_lose || timeouts)) {
                 return Err("in doubt for no reason".into());
             }
+            let timed_out = text.starts_with("TIMEOUT ") && timeouts && !sent.is_write();
             if !in_doubt
+                && !timed_out
                 && !["TRYAGAIN ", "CLUSTERDOWN ", "LOADING ", "MOVED ", "ASK "]
                     .iter()
                     .any(|code| text.starts_with(code))
@@ -219,7 +233,7 @@ impl World {
             let behind = |other: &&Sent| {
                 other.client == sent.client && other.pipeline == sent.pipeline && other.number > sent.number
             };
-            if !in_doubt && !all.iter().filter(behind).any(|other| other.conflicts(sent)) {
+            if !in_doubt && !timeouts && !all.iter().filter(behind).any(|other| other.conflicts(sent)) {
                 return Err("an error for no reason".into());
             }
             if sent.args[0] == "MSET" && slots.len() == 1 && executed.iter().any(|n| *n != executed[0]) {
@@ -344,7 +358,7 @@ impl Cluster {
         }
         let reply = self.execute(args, &keys);
         match fate {
-            Fate::Late => reply.delayed(Duration::from_millis(5)),
+            Fate::Late => reply.delayed(self.late),
             Fate::LoseExecuted => Action::CloseAfterReading,
             Fate::LoseInReply => Action::Many(vec![Action::reply("$50\r\nx"), Action::Close]),
             _ => reply,
