@@ -45,6 +45,8 @@ impl Session {
             let held = lanes.and_then(|lanes| lanes.release_if_first(slot, ticket));
             match held {
                 Some(held) => error = held.history.error.or(error),
+                // A part of very many, which is still to be sent.
+                None if link == 0 => {}
                 None => {
                     match &mut state.lanes {
                         Some(lanes) if readonly => _ = lanes.back(slot, ticket),
