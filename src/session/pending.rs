@@ -12,7 +12,7 @@ use super::replies::Replies;
 use super::splitting::Splitting;
 use super::subscribe::Subscriptions;
 use crate::backend::{Reply, Ticket};
-use crate::command::{Merge, Route};
+use crate::command::Merge;
 use crate::metrics::{Owner, WorkerMetrics};
 
 /// Replies that came early are told of at once when there are so many bytes more of them.
@@ -126,17 +126,6 @@ impl State {
         let publishes =
             |pending: &Pending| pending.spec.is_some_and(|spec| matches!(spec.merge, Merge::Receivers(_)));
         Some(self.base + self.queue.iter().rposition(publishes)? as u64)
-    }
-
-    /// Whether the first command is a task's that must not be left alone: it waits for as long as the client wants, has a
-    /// connection of the session's own, or changes nodes.
-    pub(crate) fn waits_elsewhere(&self) -> bool {
-        let only_asks = |pending: &Pending| match pending.spec.map(|spec| spec.route) {
-            Some(Route::Survey(survey)) => !survey.administers(),
-            _ => false,
-        };
-        let first = self.queue.front();
-        first.is_some_and(|first| matches!(first.progress, Progress::Elsewhere) && !only_asks(first))
     }
 
     /// What of command `seq` waits for a reply: slot, ticket and link of each part.

@@ -3,8 +3,9 @@
 //! [late](super::late).
 
 use super::Session;
+use super::entry::{Pending, Progress};
 use super::pending::State;
-use crate::command::Barrier;
+use crate::command::{Barrier, Route};
 use crate::error::ClientError;
 use crate::metrics::Reached;
 use crate::net::NodeAddr;
@@ -78,5 +79,18 @@ impl Session {
     fn text(&self, command: Option<u16>, error: &ClientError) -> Vec<u8> {
         self.worker.backend.metrics.error(command, error.kind());
         error.reply()
+    }
+}
+
+impl State {
+    /// Whether the first command is a task's that must not be left alone: it waits for as long as the client wants, has a
+    /// connection of the session's own, or changes nodes.
+    fn waits_elsewhere(&self) -> bool {
+        let only_asks = |pending: &Pending| match pending.spec.map(|spec| spec.route) {
+            Some(Route::Survey(survey)) => !survey.administers(),
+            _ => false,
+        };
+        let first = self.queue.front();
+        first.is_some_and(|first| matches!(first.progress, Progress::Elsewhere) && !only_asks(first))
     }
 }
