@@ -88,7 +88,7 @@ impl Refresh {
 
     /// Everybody who may be asked: those that were named; primaries that are well, other nodes that are, the
     /// rest, each at random; and the seeds, first those that were not asked for longest. While nobody of the
-    /// cluster answers the seeds go first.
+    /// cluster answers they take turns with the seeds: those may all be nodes that have other addresses now.
     fn candidates(&self, named: &[NodeAddr]) -> Vec<NodeAddr> {
         let Some(snapshot) = self.shared.snapshot() else { return self.seeds_in_turn() };
         let mut members: Vec<(u8, u32, &NodeAddr)> = snapshot
@@ -104,7 +104,7 @@ impl Refresh {
         let seeds =
             self.seeds_in_turn().into_iter().filter(|seed| self.is_lost || !self.outsiders.has_seed(seed));
         match self.is_lost {
-            true => named.iter().cloned().chain(seeds).chain(members).collect(),
+            true => named.iter().cloned().chain(in_turns(seeds, members)).collect(),
             false => named.iter().cloned().chain(members).chain(seeds).collect(),
         }
     }
@@ -214,6 +214,16 @@ impl Refresh {
         }
         self.connections.insert(from, answer.connection);
     }
+}
+
+/// One of each, as long as there are any.
+fn in_turns<T>(one: impl Iterator<Item = T>, other: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    let (mut one, mut other) = (one.fuse(), other.fuse());
+    std::iter::from_fn(move || {
+        Some([one.next(), other.next()]).filter(|next| next.iter().any(Option::is_some))
+    })
+    .flatten()
+    .flatten()
 }
 
 /// Other nodes that the views which count name: those first that own slots and are well, each at random.

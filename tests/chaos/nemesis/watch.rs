@@ -65,8 +65,11 @@ impl Watch {
     pub fn end(self, run: &Run, kind: Kind, window: usize) {
         let Self { shared, threads } = self;
         shared.over.store(true, Ordering::Release);
+        let now = Instant::now();
         threads.into_iter().for_each(|thread| _ = thread.join());
-        let (Some(&direct), Some(&proxied)) = (shared.direct.get(), shared.proxied.get()) else { return };
+        let Some(&direct) = shared.direct.get() else { return };
+        // Without any it has lasted until now at least.
+        let proxied = shared.proxied.get().copied().unwrap_or(now);
         let late = proxied.saturating_duration_since(direct).as_millis() as Ms;
         let journal = &run.journal;
         journal
