@@ -340,6 +340,26 @@ fn a_client_that_closes_its_sending_side_gets_its_replies() {
 }
 
 #[test]
+fn what_waits_for_a_moment_is_sent_for_a_client_that_closes_its_sending_side() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = cluster.proxy(&[]);
+    let mut refused = 0;
+    cluster.node(0).script(move |_, _| {
+        refused += 1;
+        if refused > 3 {
+            Action::Default
+        } else {
+            Action::error("TRYAGAIN Multiple keys request during rehashing")
+        }
+    });
+    let mut client = proxy.connect();
+    client.send(&["SET", &key(LOW, "a"), "1"]);
+    client.send(&["GET", &key(LOW, "a")]);
+    client.finish_sending();
+    assert_eq!(client.read_to_end_raw(), b"+OK\r\n$1\r\n1\r\n");
+}
+
+#[test]
 fn what_is_held_is_dropped_with_a_client_that_gave_up() {
     let cluster = ScriptedCluster::start(2);
     let proxy = cluster.proxy(&[]);

@@ -29,6 +29,8 @@ const TURN_READS: usize = 4;
 pub(super) const BELIEVED: usize = 1 << 20;
 /// A client that goes on sending after QUIT, a protocol error or the proxy's stop has this long to read its replies.
 const PARTING: Duration = Duration::from_secs(5);
+/// A command that has waited for less than this is still sent for a client that sends no more, but may read.
+const LEAVING: Duration = Duration::from_secs(1);
 /// A client's socket and all that only its own task needs.
 pub(super) struct Turn {
     pub(super) session: Rc<Session>,
@@ -310,8 +312,11 @@ impl Turn {
         if state.lanes.is_none() {
             return;
         }
-        let due = session.pump(&mut state, &mut self.worker.routes.borrow_mut(), self.client.protocol);
-        if due.is_some() && self.eof {
+        let mut due = session.pump(&mut state, &mut self.worker.routes.borrow_mut(), self.client.protocol);
+        let until = state.oldest().map_or(0, |started| started + LEAVING.as_nanos() as u64);
+        if due.is_some() && self.eof && self.worker.backend.clock.now() < until {
+            due = due.min(Some(until));
+        } else if due.is_some() && self.eof && !session.waits_for_room.get() {
             // The client does not wait any more; a command that waits must not follow it.
             let dropped = state.abandon_held();
             self.worker.backend.metrics.abandoned.add(dropped as u64);
