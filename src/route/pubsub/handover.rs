@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::delivered::Delivered;
 use crate::net::NodeAddr;
 
 /// How long both connections are listened to, and for how long after that late copies are dropped. From node to node
@@ -22,7 +23,7 @@ pub(super) const OVERLAP: Duration = Duration::from_millis(500);
 /// So long the old one may take to show that it lives. Two nodes that do not hear of each other for half of
 /// `cluster-node-timeout` cut their connection, and what was on its way between them is lost.
 const SILENCE: Duration = Duration::from_secs(2);
-/// So long what the old connection delivers is remembered before the new one is subscribed, which shows it late.
+/// So long what the old connection delivers is remembered before the new one is asked to subscribe, which shows it late.
 const PRELUDE: Duration = Duration::from_millis(250);
 /// More than this is not held: the old connection is late.
 const MOST_HELD: usize = 1 << 20;
@@ -56,8 +57,10 @@ pub(super) struct Handover {
     pub(super) from: Option<NodeAddr>,
     stage: Stage,
     hasher: RandomState,
-    /// What the old connection delivered and the new one has not shown, the oldest first.
-    delivered: VecDeque<(Instant, u64)>,
+    /// What the old connection delivered and the new one has not shown.
+    delivered: Delivered,
+    /// Whether a new connection is asked to subscribe, so that what was delivered since may come again.
+    pub(super) asked: bool,
     /// What the new connection has shown and the old one has not.
     held: VecDeque<(u64, Bytes)>,
     held_bytes: usize,
@@ -74,7 +77,8 @@ impl Handover {
             to,
             stage: Stage::Begun(now),
             hasher: RandomState::new(),
-            delivered: VecDeque::new(),
+            delivered: Delivered::new(),
+            asked: false,
             held: VecDeque::new(),
             held_bytes: 0,
             sign: 0,
@@ -92,14 +96,15 @@ impl Handover {
                     Some(at) => {
                         self.held_bytes -= self.held.remove(at).map_or(0, |(_, frame)| frame.len());
                     }
-                    None => self.delivered.push_back((now, hash)),
+                    None => {
+                        self.trim(now);
+                        self.delivered.push(hash, now);
+                    }
                 }
                 true
             }
             (Side::New, stage) => {
-                // The newest of equal ones: what is left over then is what was published before it all began.
-                if let Some(at) = self.delivered.iter().rposition(|(_, delivered)| *delivered == hash) {
-                    self.delivered.remove(at);
+                if self.delivered.show(hash) {
                     return false;
                 }
                 if matches!(stage, Stage::Over(_)) {
@@ -109,6 +114,13 @@ impl Handover {
                 self.held.push_back((hash, Bytes::copy_from_slice(frame)));
                 false
             }
+        }
+    }
+
+    /// Forgets what no connection that is asked from now on shows any more.
+    pub(super) fn trim(&mut self, now: Instant) {
+        if !self.asked && matches!(self.stage, Stage::Begun(_)) {
+            self.delivered.forget(PRELUDE, now);
         }
     }
 
@@ -167,7 +179,7 @@ impl Handover {
     pub(super) fn cut(&mut self, now: Instant) -> VecDeque<Bytes> {
         self.stage = Stage::Over(now);
         // What the new connection has not shown for so long was published before it was subscribed.
-        self.delivered.retain(|(at, _)| now.duration_since(*at) < OVERLAP / 2);
+        self.delivered.forget(OVERLAP / 2, now);
         self.held_bytes = 0;
         std::mem::take(&mut self.held).into_iter().map(|(_, frame)| frame).collect()
     }
@@ -221,6 +233,24 @@ mod tests {
         assert!(!handover.take(Old, b"4", now) && !handover.take(New, b"3", now));
         assert!(handover.take(New, b"3", now) && handover.take(New, b"tick", now));
         assert!(!handover.is_over(now) && handover.is_over(now + OVERLAP));
+    }
+
+    #[test]
+    fn what_the_new_connection_cannot_show_any_more_is_forgotten_while_it_cannot_be_asked() {
+        let (start, tick) = (Instant::now(), Duration::from_millis(1));
+        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
+        let message = |i: u32| i.to_string().into_bytes();
+        for i in 0..2000 {
+            assert!(handover.take(Old, &message(i), start + i * tick));
+            assert!(handover.delivered.len() <= PRELUDE.as_millis() as usize);
+        }
+        // From now on what was published since, and a little before, may come again.
+        handover.asked = true;
+        (2000..4000).for_each(|i| assert!(handover.take(Old, &message(i), start + i * tick)));
+        let now = start + 4000 * tick;
+        assert!(handover.confirmed(now));
+        (1800..4000).for_each(|i| assert!(!handover.take(New, &message(i), now)));
+        assert_eq!(handover.held.len(), 0);
     }
 
     #[test]

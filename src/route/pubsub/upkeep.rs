@@ -114,6 +114,10 @@ impl Hub {
                 self.ask(state, entry, node, routes, now);
             }
         }
+        if let Some(handover) = &mut entry.handover {
+            handover.asked = entry.sources.iter().any(|source| source.phase == Phase::Arriving);
+            handover.trim(now);
+        }
         let is_there = |node| entry.is_at(node) || state.unreachable.contains(node);
         let there = entry.is_at(&home) && wanted.iter().all(is_there);
         let held = self.go_over(state, entry, there.then_some(&home), now);
