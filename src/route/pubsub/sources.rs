@@ -101,15 +101,16 @@ impl Hub {
         state.last
     }
 
-    pub(super) fn leave_others(&self, state: &mut State, entry: &mut Entry, wanted: &[NodeAddr]) {
-        let mut at = 0;
-        while let Some(source) = entry.sources.get(at) {
-            if wanted.contains(&source.node) {
-                at += 1;
-            } else {
-                let source = entry.sources.remove(at);
-                self.leave(state, entry, &source, None);
-            }
+    /// Ends a topic's subscriptions on those connections.
+    pub(super) fn leave_those(
+        &self,
+        state: &mut State,
+        entry: &mut Entry,
+        is_left: impl Fn(&Source) -> bool,
+    ) {
+        let sources: Vec<Source> = entry.sources.extract_if(.., |source| is_left(source)).collect();
+        for source in sources {
+            self.leave(state, entry, &source, None);
         }
     }
 
@@ -125,7 +126,7 @@ impl Hub {
     }
 
     /// Ends a topic's subscription at one node; false if the connection has ended.
-    fn leave(
+    pub(super) fn leave(
         &self,
         state: &mut State,
         entry: &Entry,
