@@ -30,6 +30,8 @@ pub(super) struct Source {
     /// Whether it is among those that are counted.
     pub(super) counted: bool,
     pub(super) phase: Phase,
+    /// Whether the node has had slots since.
+    pub(super) served: bool,
 }
 
 /// Whether a connection is there to stay.

@@ -40,8 +40,15 @@ impl Hub {
             (state.last, if entry.handover.is_some() { Phase::Arriving } else { Phase::Steady });
         send(line, op, entry.kind.subscribe(), &entry.name);
         line.uses += 1;
-        let source =
-            Source { node: node.clone(), line: line.id, op, confirmed: false, counted: false, phase };
+        let source = Source {
+            node: node.clone(),
+            line: line.id,
+            op,
+            confirmed: false,
+            counted: false,
+            phase,
+            served: false,
+        };
         entry.sources.reserve_exact(1);
         entry.sources.push(source);
         let (kind, name) = (entry.kind, entry.name.clone());

@@ -105,7 +105,11 @@ impl Hub {
         };
         let mut wanted = vec![home.clone()];
         if entry.spread {
-            wanted.extend(routes.primaries().filter(|node| **node != home).cloned());
+            entry.sources.iter_mut().for_each(|source| source.served |= routes.is_serving(&source.node));
+            // One that has lost its slots may be a replica already, which tells what its primary does.
+            let is_emptied =
+                |node| entry.source_at(node).is_some_and(|s| s.served) && !routes.is_serving(node);
+            wanted.extend(routes.primaries().filter(|node| **node != home && !is_emptied(node)).cloned());
         }
         let lacks = |node| entry.source_at(node).is_none() && !state.unreachable.contains(node);
         let comes = entry.spread && wanted.iter().any(lacks);
@@ -302,7 +306,7 @@ mod tests {
     }
 
     fn source(name: &str, line: u64, phase: Phase) -> Source {
-        Source { node: node(name), line, op: line, confirmed: true, counted: true, phase }
+        Source { node: node(name), line, op: line, confirmed: true, counted: true, phase, served: true }
     }
 
     /// A pattern of events, at its home `c` and at `a`, which fails over to `b`, which is subscribed there already.
