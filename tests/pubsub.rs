@@ -370,6 +370,50 @@ fn a_pattern_leaves_a_primary_that_has_no_slots_any_more() {
 }
 
 #[test]
+fn no_message_is_lost_or_doubled_if_the_new_home_takes_no_connection_for_a_while() {
+    let cluster = TestCluster::primaries(2);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let slot = support::slot_of("news");
+    let home = cluster.owner_of(slot);
+    let (mut subscriber, mut client) = (proxy.connect(), proxy.connect());
+    let (mut old, mut new) = (cluster.client(home), cluster.client(1 - home));
+    subscriber.cmd(&["SUBSCRIBE", "news"]);
+    let mut published = 0;
+    let mut publish_until = |done: &mut dyn FnMut() -> bool| {
+        eventually(SOON, || {
+            for _ in 0..10 {
+                old.cmd(&["PUBLISH", "news", &published.to_string()]);
+                published += 1;
+            }
+            done()
+        });
+    };
+    // The proxy has a link to the new home already.
+    let there = (0..1000).map(|i| format!("k{i}")).find(|k| cluster.owner_of(support::slot_of(k)) != home);
+    assert_eq!(client.cmd(&["GET", &there.unwrap()]), Value::NullBulk);
+    cluster.begin_migration(slot, home, 1 - home);
+    assert_eq!(new.cmd(&["CONFIG", "SET", "maxclients", "1"]), Value::ok());
+    let (number, id) = (slot.to_string(), cluster.node(1 - home).id());
+    for node in [&mut new, &mut cluster.client(home)] {
+        assert_eq!(node.cmd(&["CLUSTER", "SETSLOT", &number, "NODE", id]), Value::ok());
+    }
+    // Lets the proxy see that it moved.
+    assert_eq!(client.cmd(&["SET", &support::key(slot, "k"), "v"]), Value::ok());
+    // Long enough for the first messages to be forgotten.
+    let failures = || proxy.metric("slotmux_node_dial_failures_total");
+    let before = failures();
+    publish_until(&mut || failures() >= before + 6.0);
+    assert_eq!(new.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int(), 0);
+    assert_eq!(new.cmd(&["CONFIG", "SET", "maxclients", "1000"]), Value::ok());
+    let numsub = |node: &mut Client| node.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int();
+    publish_until(&mut || numsub(&mut new) == 1);
+    let mut left = cluster.client(home);
+    publish_until(&mut || numsub(&mut left) == 0);
+    publish_until(&mut || true);
+    read_numbers(&mut subscriber, published, true);
+}
+
+#[test]
 fn no_message_is_lost_or_doubled_in_a_planned_failover() {
     let cluster = TestCluster::start();
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();

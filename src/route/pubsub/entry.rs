@@ -30,6 +30,8 @@ pub(super) struct Source {
     /// Whether it is among those that are counted.
     pub(super) counted: bool,
     pub(super) phase: Phase,
+    /// Whether the node has had slots since.
+    pub(super) served: bool,
 }
 
 /// Whether a connection is there to stay.
@@ -96,7 +98,9 @@ impl Entry {
             return event || self.kind == Topics::Shards || self.home.as_ref() == Some(&source.node);
         };
         let side = match (event, source.phase) {
-            (true, Phase::Steady) => return true,
+            (true, Phase::Steady) if handover.is_cut() => return true,
+            // A replica tells the events of its primary: of both one may be steady.
+            (true, Phase::Steady) => Side::Old,
             (true, Phase::Arriving) => Side::New,
             (true, Phase::Leaving) => Side::Old,
             (false, _) if handover.from.is_none() => return self.home.as_ref() == Some(&source.node),
@@ -104,7 +108,7 @@ impl Entry {
             (false, _) if handover.from.as_ref() == Some(&source.node) => Side::Old,
             (false, _) => return false,
         };
-        handover.take(side, frame, Instant::now())
+        handover.take(side, line, frame, Instant::now())
     }
 
     pub(super) fn source_at(&self, node: &NodeAddr) -> Option<&Source> {
@@ -138,10 +142,8 @@ impl Entry {
         let is_home = self.home.as_ref() == Some(&lost.node);
         match &self.handover {
             _ if !lost.confirmed || !self.up => false,
-            Some(handover) if lost.phase == Phase::Arriving => is_home || self.spread && handover.is_cut(),
-            Some(handover) if lost.phase == Phase::Leaving || handover.from.as_ref() == Some(&lost.node) => {
-                !handover.is_safe()
-            }
+            Some(handover) if lost.phase == Phase::Arriving => is_home || handover.is_alone(),
+            Some(handover) if lost.phase == Phase::Leaving => !handover.is_safe(),
             _ => is_home || self.spread,
         }
     }

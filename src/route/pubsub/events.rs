@@ -133,7 +133,7 @@ impl Hub {
                 (entry.home, entry.handover) = (None, None);
                 entry.subscribers.values().for_each(|subscriber| subscriber.missed(false));
             } else if let Some(handover) = &mut entry.handover {
-                handover.lost(&source.node, now);
+                handover.lost(&source, now);
             }
         }
     }

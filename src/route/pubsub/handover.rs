@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::delivered::Delivered;
+use super::entry::{Phase, Source};
 use crate::net::NodeAddr;
 
 /// How long both connections are listened to, and for how long after that late copies are dropped. From node to node
@@ -22,7 +24,7 @@ pub(super) const OVERLAP: Duration = Duration::from_millis(500);
 /// So long the old one may take to show that it lives. Two nodes that do not hear of each other for half of
 /// `cluster-node-timeout` cut their connection, and what was on its way between them is lost.
 const SILENCE: Duration = Duration::from_secs(2);
-/// So long what the old connection delivers is remembered before the new one is subscribed, which shows it late.
+/// So long what the old connection delivers is remembered before the new one is asked to subscribe, which shows it late.
 const PRELUDE: Duration = Duration::from_millis(250);
 /// More than this is not held: the old connection is late.
 const MOST_HELD: usize = 1 << 20;
@@ -47,6 +49,15 @@ enum Stage {
     Over(Instant),
 }
 
+/// A message that waits.
+#[derive(Debug)]
+struct Held {
+    hash: u64,
+    /// The connection that it came on.
+    line: u64,
+    frame: Bytes,
+}
+
 /// One topic's going over.
 #[derive(Debug)]
 pub(super) struct Handover {
@@ -56,10 +67,12 @@ pub(super) struct Handover {
     pub(super) from: Option<NodeAddr>,
     stage: Stage,
     hasher: RandomState,
-    /// What the old connection delivered and the new one has not shown, the oldest first.
-    delivered: VecDeque<(Instant, u64)>,
+    /// What the old connection delivered and the new one has not shown.
+    delivered: Delivered,
+    /// Whether a new connection is asked to subscribe, so that what was delivered since may come again.
+    pub(super) asked: bool,
     /// What the new connection has shown and the old one has not.
-    held: VecDeque<(u64, Bytes)>,
+    held: VecDeque<Held>,
     held_bytes: usize,
     /// The number of the command that asks the old one for a sign of life.
     pub(super) sign: u64,
@@ -74,7 +87,8 @@ impl Handover {
             to,
             stage: Stage::Begun(now),
             hasher: RandomState::new(),
-            delivered: VecDeque::new(),
+            delivered: Delivered::new(),
+            asked: false,
             held: VecDeque::new(),
             held_bytes: 0,
             sign: 0,
@@ -82,39 +96,68 @@ impl Handover {
         }
     }
 
-    /// Takes a message; true if it is to be delivered now.
-    pub(super) fn take(&mut self, side: Side, frame: &[u8], now: Instant) -> bool {
+    /// Takes a message that came on this connection; true if it is to be delivered now.
+    pub(super) fn take(&mut self, side: Side, line: u64, frame: &[u8], now: Instant) -> bool {
         let hash = self.hasher.hash_one(frame);
         match (side, self.stage) {
             (Side::Old, Stage::Over(_)) => false,
             (Side::Old, _) => {
-                match self.held.iter().position(|(held, _)| *held == hash) {
+                match self.held.iter().position(|held| held.hash == hash) {
                     Some(at) => {
-                        self.held_bytes -= self.held.remove(at).map_or(0, |(_, frame)| frame.len());
+                        self.held_bytes -= self.held.remove(at).map_or(0, |held| held.frame.len());
                     }
-                    None => self.delivered.push_back((now, hash)),
+                    None => {
+                        self.trim(now);
+                        self.delivered.push(hash, now);
+                    }
                 }
                 true
             }
             (Side::New, stage) => {
-                // The newest of equal ones: what is left over then is what was published before it all began.
-                if let Some(at) = self.delivered.iter().rposition(|(_, delivered)| *delivered == hash) {
-                    self.delivered.remove(at);
+                if self.delivered.show(hash) {
                     return false;
                 }
                 if matches!(stage, Stage::Over(_)) {
                     return true;
                 }
                 self.held_bytes += frame.len();
-                self.held.push_back((hash, Bytes::copy_from_slice(frame)));
+                self.held.push_back(Held { hash, line, frame: Bytes::copy_from_slice(frame) });
                 false
             }
         }
     }
 
-    /// Whether the new connection may be subscribed.
+    /// Forgets what no connection that is asked from now on shows any more.
+    pub(super) fn trim(&mut self, now: Instant) {
+        if !self.asked && matches!(self.stage, Stage::Begun(_)) {
+            self.delivered.forget(PRELUDE, now);
+        }
+    }
+
+    /// Whether a new connection may be subscribed.
     pub(super) fn may_ask(&self, now: Instant) -> bool {
-        !matches!(self.stage, Stage::Begun(since) if now < since + PRELUDE)
+        match self.stage {
+            Stage::Begun(since) => now >= since + PRELUDE,
+            _ => !self.is_decided(now),
+        }
+    }
+
+    /// It goes elsewhere.
+    pub(super) fn turn(&mut self, from: Option<NodeAddr>, to: NodeAddr, now: Instant) {
+        self.from = from.filter(|from| *from != to);
+        self.to = to;
+        self.begin_anew(now);
+    }
+
+    /// There is one more to be confirmed.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.stage = Stage::Begun(now);
+    }
+
+    /// What a connection told is not waited with any more: an old one tells it.
+    pub(super) fn drop_held(&mut self, line: u64) {
+        self.held.retain(|held| held.line != line);
+        self.held_bytes = self.held.iter().map(|held| held.frame.len()).sum();
     }
 
     /// The new connection is confirmed. True if the old one is to be asked for a sign of life.
@@ -144,6 +187,11 @@ impl Handover {
         }
     }
 
+    /// Whether only the new connection counts, or will at once, wherever the topic is to be by now.
+    pub(super) fn is_decided(&self, now: Instant) -> bool {
+        self.is_cut() || self.is_due(now)
+    }
+
     /// Whether a cut now may leave out messages.
     pub(super) fn may_miss(&self) -> bool {
         matches!(self.stage, Stage::Both(_))
@@ -167,23 +215,28 @@ impl Handover {
     pub(super) fn cut(&mut self, now: Instant) -> VecDeque<Bytes> {
         self.stage = Stage::Over(now);
         // What the new connection has not shown for so long was published before it was subscribed.
-        self.delivered.retain(|(at, _)| now.duration_since(*at) < OVERLAP / 2);
+        self.delivered.forget(OVERLAP / 2, now);
         self.held_bytes = 0;
-        std::mem::take(&mut self.held).into_iter().map(|(_, frame)| frame).collect()
+        std::mem::take(&mut self.held).into_iter().map(|held| held.frame).collect()
     }
 
     /// One of the connections has ended, which is no harm.
-    pub(super) fn lost(&mut self, node: &NodeAddr, now: Instant) {
-        if *node == self.to {
-            *self = Handover::new(self.from.take(), node.clone(), now);
-        } else {
+    pub(super) fn lost(&mut self, source: &Source, now: Instant) {
+        if source.phase == Phase::Leaving {
             self.alone = true;
+        } else if source.confirmed && !self.is_cut() {
+            self.begin_anew(now);
         }
     }
 
     /// Whether both connections are confirmed, so that the old one may be lost.
     pub(super) fn is_safe(&self) -> bool {
         !matches!(self.stage, Stage::Begun(_))
+    }
+
+    /// Whether only the new connections are left.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone || self.is_cut()
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -206,21 +259,39 @@ mod tests {
         let start = Instant::now();
         let mut handover = Handover::new(None, NodeAddr::new("b", 1), start);
         // Before the new one was subscribed, so that it never shows it.
-        assert!(handover.take(Old, b"tick", start));
+        assert!(handover.take(Old, 1, b"tick", start));
         assert!(!handover.confirmed(start));
         let now = start + OVERLAP - Duration::from_millis(1);
-        assert!(handover.take(Old, b"1", now) && !handover.take(New, b"1", now));
-        assert!(!handover.take(New, b"2", now) && handover.take(Old, b"2", now));
-        assert!(handover.take(Old, b"3", now) && !handover.take(New, b"4", now));
-        assert!(!handover.take(New, b"5", now) && !handover.is_due(now));
+        assert!(handover.take(Old, 1, b"1", now) && !handover.take(New, 2, b"1", now));
+        assert!(!handover.take(New, 2, b"2", now) && handover.take(Old, 1, b"2", now));
+        assert!(handover.take(Old, 1, b"3", now) && !handover.take(New, 2, b"4", now));
+        assert!(!handover.take(New, 2, b"5", now) && !handover.is_due(now));
         let now = start + OVERLAP;
         assert!(handover.is_due(now));
         let held: Vec<Bytes> = handover.cut(now).into();
         assert_eq!(held, ["4", "5"]);
         // Late copies on either side, and an equal one that is new.
-        assert!(!handover.take(Old, b"4", now) && !handover.take(New, b"3", now));
-        assert!(handover.take(New, b"3", now) && handover.take(New, b"tick", now));
+        assert!(!handover.take(Old, 1, b"4", now) && !handover.take(New, 2, b"3", now));
+        assert!(handover.take(New, 2, b"3", now) && handover.take(New, 2, b"tick", now));
         assert!(!handover.is_over(now) && handover.is_over(now + OVERLAP));
+    }
+
+    #[test]
+    fn what_the_new_connection_cannot_show_any_more_is_forgotten_while_it_cannot_be_asked() {
+        let (start, tick) = (Instant::now(), Duration::from_millis(1));
+        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
+        let message = |i: u32| i.to_string().into_bytes();
+        for i in 0..2000 {
+            assert!(handover.take(Old, 1, &message(i), start + i * tick));
+            assert!(handover.delivered.len() <= PRELUDE.as_millis() as usize);
+        }
+        // From now on what was published since, and a little before, may come again.
+        handover.asked = true;
+        (2000..4000).for_each(|i| assert!(handover.take(Old, 1, &message(i), start + i * tick)));
+        let now = start + 4000 * tick;
+        assert!(handover.confirmed(now));
+        (1800..4000).for_each(|i| assert!(!handover.take(New, 2, &message(i), now)));
+        assert_eq!(handover.held.len(), 0);
     }
 
     #[test]

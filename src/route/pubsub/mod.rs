@@ -6,6 +6,7 @@
 
 mod agenda;
 mod counts;
+mod delivered;
 mod entry;
 mod events;
 mod handover;

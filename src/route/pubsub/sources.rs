@@ -40,8 +40,15 @@ impl Hub {
             (state.last, if entry.handover.is_some() { Phase::Arriving } else { Phase::Steady });
         send(line, op, entry.kind.subscribe(), &entry.name);
         line.uses += 1;
-        let source =
-            Source { node: node.clone(), line: line.id, op, confirmed: false, counted: false, phase };
+        let source = Source {
+            node: node.clone(),
+            line: line.id,
+            op,
+            confirmed: false,
+            counted: false,
+            phase,
+            served: false,
+        };
         entry.sources.reserve_exact(1);
         entry.sources.push(source);
         let (kind, name) = (entry.kind, entry.name.clone());
@@ -101,15 +108,16 @@ impl Hub {
         state.last
     }
 
-    pub(super) fn leave_others(&self, state: &mut State, entry: &mut Entry, wanted: &[NodeAddr]) {
-        let mut at = 0;
-        while let Some(source) = entry.sources.get(at) {
-            if wanted.contains(&source.node) {
-                at += 1;
-            } else {
-                let source = entry.sources.remove(at);
-                self.leave(state, entry, &source, None);
-            }
+    /// Ends a topic's subscriptions on those connections.
+    pub(super) fn leave_those(
+        &self,
+        state: &mut State,
+        entry: &mut Entry,
+        is_left: impl Fn(&Source) -> bool,
+    ) {
+        let sources: Vec<Source> = entry.sources.extract_if(.., |source| is_left(source)).collect();
+        for source in sources {
+            self.leave(state, entry, &source, None);
         }
     }
 
@@ -125,7 +133,7 @@ impl Hub {
     }
 
     /// Ends a topic's subscription at one node; false if the connection has ended.
-    fn leave(
+    pub(super) fn leave(
         &self,
         state: &mut State,
         entry: &Entry,

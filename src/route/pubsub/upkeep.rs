@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::agenda::Lack;
-use super::entry::{Entry, Phase};
+use super::entry::{Entry, Phase, Source};
 use super::handover::Handover;
 use super::wire::Event;
 use super::{Hub, State};
@@ -98,32 +98,50 @@ impl Hub {
         routes: &mut Routes,
         now: Instant,
     ) -> VecDeque<Bytes> {
-        let Some(home) = home_of(entry, routes, &state.unreachable) else {
+        let Some(home) = home_of(entry, routes, &state.unreachable, now) else {
             routes.refresh(Cause::Uncovered, None);
             state.agenda.wait(Lack::Owner, entry.topic(), now);
             return VecDeque::new();
         };
         let mut wanted = vec![home.clone()];
         if entry.spread {
-            wanted.extend(routes.primaries().filter(|node| **node != home).cloned());
+            entry.sources.iter_mut().for_each(|source| source.served |= routes.is_serving(&source.node));
+            // One that has lost its slots may be a replica already, which tells what its primary does.
+            let is_emptied =
+                |node| entry.source_at(node).is_some_and(|s| s.served) && !routes.is_serving(node);
+            wanted.extend(routes.primaries().filter(|node| **node != home && !is_emptied(node)).cloned());
         }
-        begin_handover(entry, &home, &wanted, now);
+        let lacks = |node| entry.source_at(node).is_none() && !state.unreachable.contains(node);
+        let comes = entry.spread && wanted.iter().any(lacks);
+        for source in begin_handover(entry, &home, &wanted, comes, now) {
+            self.leave(state, entry, &source, None);
+        }
+        let moves = entry.handover.is_some();
         let may_ask = entry.handover.as_ref().is_none_or(|handover| handover.may_ask(now));
         for node in &wanted {
             if entry.source_at(node).is_none() && may_ask {
                 self.ask(state, entry, node, routes, now);
             }
         }
+        if let Some(handover) = &mut entry.handover {
+            handover.asked = entry.sources.iter().any(|source| source.phase == Phase::Arriving);
+            handover.trim(now);
+        }
         let is_there = |node| entry.is_at(node) || state.unreachable.contains(node);
         let there = entry.is_at(&home) && wanted.iter().all(is_there);
-        let held = self.go_over(state, entry, there.then_some(&home), now);
+        let held = self.go_over(state, entry, there.then_some(&home), routes, now);
         if entry.handover.is_none() {
             entry.sources.iter_mut().for_each(|source| source.phase = Phase::Steady);
         }
         let up = entry.up || there;
         let stays = entry.handover.as_ref().is_some_and(|handover| !handover.is_cut());
         if !stays && (!entry.up || entry.is_at(&home)) {
-            self.leave_others(state, entry, &wanted);
+            let is_left = |source: &Source| match source.phase {
+                // What else is not wanted any more goes over after this.
+                phase if moves => phase == Phase::Leaving,
+                _ => !wanted.contains(&source.node),
+            };
+            self.leave_those(state, entry, is_left);
         }
         self.turn(entry, up);
         if up {
@@ -139,11 +157,17 @@ impl Hub {
         state: &mut State,
         entry: &mut Entry,
         arrived: Option<&NodeAddr>,
+        routes: &Routes,
         now: Instant,
     ) -> VecDeque<Bytes> {
         let mut held = VecDeque::new();
         let Some(mut handover) = entry.handover.take() else { return held };
-        if arrived == Some(&handover.to) && handover.confirmed(now) {
+        let arrives = arrived == Some(&handover.to) && !handover.is_safe();
+        if entry.spread && (arrives || handover.is_over(now)) {
+            // Who was seen as a primary a moment ago may be a replica, which tells what its primary does.
+            routes.refresh(Cause::Redirect, None);
+        }
+        if arrives && handover.confirmed(now) {
             handover.sign = self.ask_for_sign(state, entry, handover.from.as_ref());
         }
         if handover.is_due(now) {
@@ -190,9 +214,13 @@ impl State {
 }
 
 /// Where a topic's messages are to come from.
-fn home_of(entry: &Entry, routes: &Routes, unreachable: &HashSet<NodeAddr>) -> Option<NodeAddr> {
-    // One move after the other.
-    if let Some(handover) = entry.handover.as_ref().filter(|handover| handover.is_cut()) {
+fn home_of(
+    entry: &Entry,
+    routes: &Routes,
+    unreachable: &HashSet<NodeAddr>,
+    now: Instant,
+) -> Option<NodeAddr> {
+    if let Some(handover) = entry.handover.as_ref().filter(|handover| handover.is_decided(now)) {
         return Some(handover.to.clone());
     }
     let owner = routes.owner(entry.slot).map(|node| node.addr());
@@ -209,26 +237,54 @@ fn home_of(entry: &Entry, routes: &Routes, unreachable: &HashSet<NodeAddr>) -> O
     good.next().or(owner).cloned()
 }
 
-/// Notes where the topic is to be; if it is subscribed and that is another place, it goes over.
-fn begin_handover(entry: &mut Entry, home: &NodeAddr, wanted: &[NodeAddr], now: Instant) {
+/// Notes where the topic is to be; if it is subscribed and that is another place, or one more, it goes over. Which
+/// connections are to be left at once.
+fn begin_handover(
+    entry: &mut Entry,
+    home: &NodeAddr,
+    wanted: &[NodeAddr],
+    comes: bool,
+    now: Instant,
+) -> Vec<Source> {
     if !entry.up || entry.kind == Topics::Shards {
         entry.home = Some(home.clone());
-        return;
+        return Vec::new();
     }
-    let moves = entry.home.as_ref() != Some(home);
+    // One move after the other.
+    if entry.handover.as_ref().is_some_and(|handover| handover.is_decided(now)) {
+        return Vec::new();
+    }
     let mut leaves = false;
-    for source in entry.sources.iter_mut().filter(|source| !wanted.contains(&source.node)) {
-        source.phase = Phase::Leaving;
-        leaves = true;
-    }
-    match &entry.handover {
-        Some(handover) if handover.to == *home => {}
-        None if !moves && !leaves => {}
-        _ => {
-            let handover = Handover::new(entry.home.clone(), home.clone(), now);
-            entry.handover = Some(Box::new(handover));
+    for source in &mut entry.sources {
+        match (source.phase, wanted.contains(&source.node)) {
+            // All that it told was delivered till now.
+            (Phase::Leaving, true) => source.phase = Phase::Steady,
+            (Phase::Steady, false) => (source.phase, leaves) = (Phase::Leaving, true),
+            _ => {}
         }
     }
+    // Nothing that these told was: the old ones go on telling all of it.
+    let is_idle = |source: &mut Source| source.phase == Phase::Arriving && !wanted.contains(&source.node);
+    let idle: Vec<Source> = entry.sources.extract_if(.., is_idle).collect();
+    let moves = entry.home.as_ref() != Some(home);
+    match &mut entry.handover {
+        Some(handover) => {
+            idle.iter().for_each(|source| handover.drop_held(source.line));
+            if handover.to != *home {
+                let to = entry.sources.iter().find(|source| source.node == handover.to);
+                to.into_iter().for_each(|source| handover.drop_held(source.line));
+                handover.turn(entry.home.clone(), home.clone(), now);
+            } else if leaves || comes && handover.is_safe() {
+                handover.begin_anew(now);
+            }
+        }
+        // One more may take over from another that is still seen as a primary.
+        None if moves || leaves || comes => {
+            entry.handover = Some(Box::new(Handover::new(entry.home.clone(), home.clone(), now)));
+        }
+        None => {}
+    }
+    idle
 }
 
 /// Tells those who have waited for too long for what was lost to come back.
@@ -236,5 +292,93 @@ fn give_up_lost(entry: &Entry, now: Instant) {
     if let Some(since) = entry.lost_since {
         let late = entry.subscribers.values().filter(|subscriber| now >= since + subscriber.patience());
         late.for_each(|subscriber| subscriber.missed(true));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &[u8] = b"__keyspace@0__:k";
+
+    fn node(name: &str) -> NodeAddr {
+        NodeAddr::new(name, 1)
+    }
+
+    fn source(name: &str, line: u64, phase: Phase) -> Source {
+        Source { node: node(name), line, op: line, confirmed: true, counted: true, phase, served: true }
+    }
+
+    /// A pattern of events, at its home `c` and at `a`, which fails over to `b`, which is subscribed there already.
+    fn going_over(now: Instant) -> Entry {
+        let mut entry = Entry::new(Topics::Patterns, Bytes::from("__key*"));
+        (entry.up, entry.home) = (true, Some(node("c")));
+        entry.sources = vec![source("a", 1, Phase::Steady), source("c", 2, Phase::Steady)];
+        begin_handover(&mut entry, &node("c"), &[node("c"), node("b")], true, now);
+        assert_eq!(entry.sources[0].phase, Phase::Leaving);
+        entry.sources.push(source("b", 3, Phase::Arriving));
+        entry
+    }
+
+    /// The nodes that a topic goes on with, by the first letters of their names.
+    fn want(entry: &mut Entry, names: &str, now: Instant) -> Vec<NodeAddr> {
+        let wanted: Vec<NodeAddr> = names.chars().map(|name| node(&name.to_string())).collect();
+        let comes = wanted.iter().any(|node| entry.source_at(node).is_none());
+        let left = begin_handover(entry, &node("c"), &wanted, comes, now);
+        left.into_iter().map(|source| source.node).collect()
+    }
+
+    #[test]
+    fn a_node_that_is_wanted_again_before_it_was_left_has_its_say_and_its_loss_is_one() {
+        for confirmed in [false, true] {
+            let now = Instant::now();
+            let mut entry = going_over(now);
+            if confirmed {
+                entry.handover.as_mut().unwrap().confirmed(now);
+                assert!(!entry.needs(&entry.sources[0]));
+            }
+            assert!(entry.accepts(1, EVENT, b"1") && !entry.accepts(3, EVENT, b"1"));
+            assert!(!entry.accepts(3, EVENT, b"2"));
+            // What the other one told is told by it too.
+            assert_eq!(want(&mut entry, "ca", now), [node("b")]);
+            assert!(entry.needs(&entry.sources[0]));
+            assert!(entry.accepts(1, EVENT, b"2") && !entry.accepts(3, EVENT, b"2"));
+            assert_eq!(entry.handover.as_mut().unwrap().cut(now), Vec::<Bytes>::new());
+            assert!(entry.accepts(1, EVENT, b"3"));
+        }
+    }
+
+    #[test]
+    fn one_node_after_the_other_goes_over() {
+        let now = Instant::now();
+        let mut entry = going_over(now);
+        entry.sources.push(source("d", 4, Phase::Steady));
+        want(&mut entry, "cbd", now);
+        entry.handover.as_mut().unwrap().confirmed(now);
+        // Before the first one is left, it waits for the second.
+        want(&mut entry, "cbe", now);
+        assert!(!entry.handover.as_ref().unwrap().is_safe() && entry.sources[3].phase == Phase::Leaving);
+        want(&mut entry, "cbd", now);
+        entry.handover.as_mut().unwrap().confirmed(now);
+        entry.handover.as_mut().unwrap().cut(now);
+        // After that, the second one goes on till the first has gone over.
+        assert_eq!(want(&mut entry, "cae", now), []);
+        assert!(entry.sources[3].phase == Phase::Steady && entry.accepts(4, EVENT, b"event"));
+        assert!(!entry.handover.as_ref().unwrap().may_ask(now) && entry.accepts(3, EVENT, b"other"));
+    }
+
+    #[test]
+    fn what_a_replica_and_its_primary_tell_comes_once_while_both_are_seen_as_primaries() {
+        let now = Instant::now();
+        let mut entry = Entry::new(Topics::Patterns, Bytes::from("__key*"));
+        (entry.up, entry.home) = (true, Some(node("c")));
+        entry.sources = vec![source("a", 1, Phase::Steady), source("c", 2, Phase::Steady)];
+        want(&mut entry, "cab", now);
+        entry.sources.push(source("b", 3, Phase::Arriving));
+        assert!(entry.accepts(1, EVENT, b"1") && !entry.accepts(3, EVENT, b"1"));
+        want(&mut entry, "cb", now);
+        assert!(!entry.accepts(3, EVENT, b"2") && entry.accepts(1, EVENT, b"2"));
+        assert!(!entry.accepts(3, EVENT, b"3"));
+        assert_eq!(entry.handover.as_mut().unwrap().cut(now), ["3"]);
     }
 }
