@@ -337,3 +337,21 @@ fn a_command_that_waits_to_ask_a_node_which_leaves_goes_back_to_the_owner() {
     assert_eq!(client.read_values(2), [Value::ok(), Value::NullBulk]);
     assert_eq!(nodes_of(&cluster, &format!("SET {} 1", key(LOW, "a"))), [0, 0]);
 }
+
+#[test]
+fn a_scripts_redirect_to_a_node_that_has_gone_since_is_confirmed_by_who_sent_it() {
+    let cluster = ScriptedCluster::start(3);
+    let proxy = cluster.proxy(&[]);
+    let (name, gone) = (key(LOW, "a"), cluster.node(1).addr());
+    cluster.script(|_, args| if args[0] == b"EVAL" { Action::int(7) } else { Action::Default });
+    let mut client = proxy.connect();
+    let mut eval = || client.cmd(&["EVAL", "return 7", "1", &name]);
+    assert_eq!(eval(), Value::Int(7));
+    cluster.node(0).script(move |_, args| match args[0].as_slice() {
+        b"EVAL" => Action::error(&format!("MOVED {LOW} {gone}")),
+        _ => Action::Default,
+    });
+    cluster.node(1).down();
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 2));
+    assert_eq!(eval(), Value::Int(7));
+}

@@ -290,12 +290,15 @@ fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
     let is_asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
     let is_so = is_at || is_asked;
     let early = unconfirmed.at.checked_sub(RECENT).filter(|_| is_so).unwrap_or(unconfirmed.at);
-    if !routes.has_asked(&unconfirmed.witness, early) {
-        routes.refresh(Cause::Redirect, Some(&unconfirmed.witness));
+    let (from, epoch) = &unconfirmed.from;
+    // Who sent it knows, too, that the slot is none of its own: the other one may have gone since.
+    let witnesses = [&unconfirmed.witness, from];
+    let are_there = || witnesses.iter().filter(|node| routes.known(node).is_some());
+    if are_there().count() > 0 && !are_there().any(|node| routes.has_asked(node, early)) {
+        are_there().for_each(|node| routes.refresh(Cause::Redirect, Some(node)));
         return None;
     }
     if !is_so {
-        let (from, epoch) = &unconfirmed.from;
         if is_owner(from) && routes.shard_at(from).map(|shard| shard.epoch) == *epoch {
             return Some(false);
         }
