@@ -83,7 +83,7 @@ impl Run {
                 session.cut = Some(now);
                 self.journal.event(format!("subscriber {who} lost its connection: {end:?}"));
                 self.journal.count("subscribers disconnected", 1);
-                if !self.journal.is_broken(now, now) {
+                if !self.journal.is_anybody_away(now, now) {
                     let what = format!("subscriber {who} of {way:?} at {now}: {end:?}");
                     self.journal.fault("connection lost", what, String::new());
                 }
@@ -155,7 +155,7 @@ impl Run {
         let later = session.heard.get(&(client, tag)).is_some_and(|heard| heard.last() > Some(&n));
         session.cut.is_some()
             && !(later && session.way == Way::Channels)
-            && self.journal.is_broken(sent, got + ON_ITS_WAY)
+            && self.journal.is_anybody_away(sent, got + ON_ITS_WAY)
     }
 }
 

@@ -60,7 +60,8 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Window {
     pub kind: &'static str,
-    /// Addresses of the nodes that it happens to: a write in flight there may get INDOUBT.
+    /// Addresses of the nodes that it happens to: a write in flight there may get INDOUBT. None for a replica that is away:
+    /// only subscribers whose topics it had before a failover notice.
     pub nodes: Vec<String>,
     /// The tags whose slots these nodes serve.
     pub tags: Vec<usize>,
@@ -234,12 +235,20 @@ impl Journal {
 
     /// Whether nodes were broken in this time, or a moment before it.
     pub fn is_broken(&self, from: Ms, to: Ms) -> bool {
+        lock(&self.windows).iter().any(|w| !w.nodes.is_empty() && w.is_near(from, to))
+    }
+
+    /// The same, or replicas were away.
+    pub fn is_anybody_away(&self, from: Ms, to: Ms) -> bool {
         lock(&self.windows).iter().any(|w| w.is_near(from, to))
     }
 
     /// Whether another window than this one was open in this time.
     pub fn is_broken_besides(&self, window: usize, from: Ms, to: Ms) -> bool {
-        lock(&self.windows).iter().enumerate().any(|(i, w)| i != window && w.from <= to && from <= w.to)
+        lock(&self.windows)
+            .iter()
+            .enumerate()
+            .any(|(i, w)| i != window && !w.nodes.is_empty() && w.from <= to && from <= w.to)
     }
 
     /// A reply came for a command of this tag.

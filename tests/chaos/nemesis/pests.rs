@@ -17,17 +17,19 @@ use crate::{
 };
 
 /// Takes a replica away for some seconds. Its shard's slots may move meanwhile.
-pub fn break_replica(_run: &Run, world: &World, step: &Step) -> Result<String, String> {
+pub fn break_replica(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     let _nodes = lock(&world.nodes[step.shard]);
     let (_, replica) = world.roles(step.shard)?;
     world.keep.link();
     world.set_away(replica, true);
+    let window = run.journal.open(step.kind.name(), Vec::new(), Vec::new(), false);
     let kind = if step.kind == KillReplica && step.coin { NewAddress } else { step.kind };
     let result = take_away(world, kind, replica, || {
         thread::sleep(step.between(0.1, 6.0));
         Ok(())
     });
     world.set_away(replica, false);
+    run.journal.close(window);
     result.and(world.await_pair(step.shard)).map(|()| format!("node {replica} was away"))
 }
 
