@@ -10,17 +10,18 @@ const ALL: usize = BULK;
 /// but at least so many each, that all get on.
 const LEAST: usize = 16 * 1024;
 
-/// Counts what was moved since the last look.
+/// Shares it out among as many as asked between the last two looks.
 #[derive(Debug)]
 pub struct Allowance {
     /// Counts the looks, from 1.
     look: Cell<u64>,
-    used: Cell<usize>,
+    asked: Cell<usize>,
+    share: Cell<usize>,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Allowance { look: Cell::new(1), used: Cell::new(0) }
+        Allowance { look: Cell::new(1), asked: Cell::new(0), share: Cell::new(ALL) }
     }
 }
 
@@ -28,28 +29,18 @@ impl Allowance {
     /// How many of so many bytes that wait the task of this wakeup may move now. Who has few does not ask.
     #[inline(always)]
     pub fn of(&self, waiting: usize, wakeup: &Wakeup) -> usize {
-        if waiting < BULK { usize::MAX } else { self.left(wakeup) }
+        if waiting < BULK { usize::MAX } else { self.share(wakeup) }
     }
 
+    /// How many bytes the task of this wakeup, which has much to move, may move now.
     #[cold]
-    fn left(&self, wakeup: &Wakeup) -> usize {
+    pub fn share(&self, wakeup: &Wakeup) -> usize {
         if wakeup.has_waited_for(self.look.get()) {
             self.look.set(self.look.get() + 1);
-            self.used.set(0);
+            self.share.set((ALL / self.asked.replace(0).max(1)).max(LEAST));
         }
-        ALL.saturating_sub(self.used.get()).max(LEAST)
-    }
-
-    /// Notes that `bytes` of so many that wait, or waited, were moved. True if the turn is to end with that.
-    #[inline(always)]
-    pub fn moved(&self, bytes: usize, waiting: usize) -> bool {
-        waiting >= BULK && self.is_up(bytes)
-    }
-
-    #[cold]
-    fn is_up(&self, bytes: usize) -> bool {
-        self.used.set(self.used.get() + bytes);
-        self.used.get() >= ALL
+        self.asked.set(self.asked.get() + 1);
+        self.share.get()
     }
 
     /// The number of the present look.

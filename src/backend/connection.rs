@@ -84,11 +84,11 @@ impl Connection {
         while !goes_on && let Poll::Ready(read) = self.read(cx) {
             self.count_read();
             reads += 1;
-            goes_on = match read {
-                Err(reason) => return Poll::Ready(reason),
-                Ok(is_up) => is_up || reads == READS_PER_TURN,
-            };
-            goes_on |= begun.saturating_sub(self.entries.get()) >= REPLIES_PER_TURN;
+            if let Err(reason) = read {
+                return Poll::Ready(reason);
+            }
+            let replies = begun.saturating_sub(self.entries.get());
+            goes_on = reads == READS_PER_TURN || replies >= REPLIES_PER_TURN;
         }
         if let Some(listener) = &self.link.listener {
             listener.pause();
@@ -112,8 +112,8 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Reads once and hands out the replies that are whole. True if the turn is to end with that.
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Reason>> {
+    /// Reads once and hands out the replies that are whole.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let backend = self.backend.clone();
         if self.input.is_empty() && self.rest.is_none() {
             let mut scratch = backend.scratch.borrow_mut();
@@ -132,7 +132,7 @@ impl Connection {
                 Err(reason) => return Poll::Ready(Err(reason)),
             };
             self.input.extend_from_slice(&bytes[used..]);
-            return Poll::Ready(Ok(false));
+            return Poll::Ready(Ok(()));
         }
         let len = self.input.len().max(self.framer.wants());
         if len > backend.settings.max_reply {
@@ -148,8 +148,8 @@ impl Connection {
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, SCRATCH, BELIEVED);
-        let most = backend.allowance.of(len, &self.link.wakeup);
-        let mut room = (&mut self.input).limit(most.min(SCRATCH));
+        let most = self.allowed(len).min(SCRATCH);
+        let mut room = (&mut self.input).limit(most);
         let count = match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
             Ok(0) => return Poll::Ready(Err("closed by the node")),
@@ -158,8 +158,16 @@ impl Connection {
         self.share.node.read_bytes.add(count as u64);
         self.link.read_since.set(true);
         backend.clock.tick();
-        let handed_out = if self.rest.is_some() { self.pass() } else { self.replies_of_input() };
-        Poll::Ready(handed_out.map(|()| backend.allowance.moved(count, len)))
+        Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
+    }
+
+    /// How many of so many bytes may be moved now. What others wait behind is not held back.
+    #[inline(always)]
+    fn allowed(&self, waiting: usize) -> usize {
+        match self.link.window.get() {
+            0 => usize::MAX,
+            _ => self.backend.allowance.of(waiting, &self.link.wakeup),
+        }
     }
 
     /// Throws away what was read of a reply that is not kept, and hands out what comes behind it.
@@ -298,9 +306,8 @@ impl Connection {
     /// Writes what the kernel takes. True if it would take more, but the turn is to end with that.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut queue = self.link.queue.borrow_mut();
-        let (before, waiting) = (queue.send.written(), queue.send.unwritten());
-        let allowed = self.backend.allowance.of(waiting, &self.link.wakeup);
-        let may_write = self.link.may_write(&queue);
+        let before = queue.send.written();
+        let (allowed, may_write) = (self.allowed(queue.send.unwritten()), self.link.may_write(&queue));
         let mut most = may_write.min(allowed);
         while queue.send.unwritten() > 0 && most > 0 {
             let stream = Pin::new(&mut self.stream);
@@ -322,10 +329,8 @@ impl Connection {
             }
         }
         let Queue { send, entries, times, .. } = &mut *queue;
-        let written = (send.written() - before) as usize;
-        self.backend.allowance.moved(written, waiting);
-        if written > 0 {
-            self.share.node.written_bytes.add(written as u64);
+        if send.written() > before {
+            self.share.node.written_bytes.add(send.written() - before);
             let (all, now) = (send.unwritten() == 0, self.backend.clock.tick());
             let queued = times.wrote(entries, send.written(), all, now);
             self.backend.metrics.phase_nanos[Phase::Queue.index()].add(queued);

@@ -165,8 +165,7 @@ impl Turn {
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let (session, backend) = (&self.session, &self.worker.backend);
         let mut state = session.state.borrow_mut();
-        let waiting = state.out.len();
-        let mut most = backend.allowance.of(waiting, &session.wakeup);
+        let mut most = backend.allowance.of(state.out.len(), &session.wakeup);
         while !state.out.is_empty() && most > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match state.out.single() {
@@ -184,7 +183,6 @@ impl Turn {
                     self.window.written += count as u64;
                     state.wrote_at = backend.clock.now();
                     backend.metrics.bytes_out.add(count as u64);
-                    backend.allowance.moved(count, waiting);
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,

@@ -12,10 +12,10 @@ use crate::command::{KeyError, Spec};
 use crate::protocol::{Args, Span};
 use crate::route::plan::{Groups, Keys};
 
-/// So many keys are sent in a turn, each perhaps a part of its own: a sixth of a millisecond,
-const TURN_KEYS: usize = 250;
-/// and so many hashed.
-const TURN_HASHES: usize = 2000;
+/// To send a key, perhaps as a part of its own, takes as long as to move so many bytes,
+const KEY_BYTES: usize = 1024;
+/// and to hash one so many.
+const HASH_BYTES: usize = 128;
 
 /// A command that is being split.
 #[derive(Debug)]
@@ -62,9 +62,10 @@ impl Planner<'_> {
         let Splitting { seq, ref request, ref spans, ref mut stage, writes } = *splitting;
         let args = Args::new(request, spans);
         self.writes = writes;
+        let share = self.session.worker.backend.allowance.share(&self.session.wakeup);
         let (groups, part, place) = match stage {
             Stage::Hashing(keys) => {
-                if keys.hash(&args, TURN_HASHES) {
+                if keys.hash(&args, share / HASH_BYTES) {
                     *stage = Stage::Grouped(keys.group());
                 }
                 return Some(splitting);
@@ -81,7 +82,7 @@ impl Planner<'_> {
             }
             Stage::Sending(groups, part, place) => (groups, part, place),
         };
-        let (until, mut bytes) = (*place + TURN_KEYS, 0);
+        let (until, mut bytes) = (*place + share / KEY_BYTES, 0);
         while *place < until
             && bytes < TURN_BYTES
             && let Some(group) = groups.at(*place)

@@ -109,12 +109,12 @@ impl Turn {
             false if is_empty => Stop::Empty,
             false => self.plan_input(),
         };
-        let (mut reads, mut is_up) = (0, false);
-        while stop != Stop::Budget && reads < TURN_READS && !is_up {
+        let mut reads = 0;
+        while stop != Stop::Budget && reads < TURN_READS {
             match self.read(stop, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(next)) => (stop, is_up) = next,
+                Poll::Ready(Ok(next)) => stop = next,
             }
             reads += 1;
         }
@@ -122,10 +122,7 @@ impl Turn {
             self.end_errand();
         }
         self.look_after_held(cx);
-        match self.write(cx) {
-            Err(_) => return Poll::Ready(()),
-            Ok(more) => is_up |= more,
-        }
+        let Ok(writes_on) = self.write(cx) else { return Poll::Ready(()) };
         let mut state = self.session.state.borrow_mut();
         if state.cut {
             drop(state);
@@ -141,7 +138,7 @@ impl Turn {
         self.worker.count_kept(&mut state, self.input.len() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
-        let goes_on = stop == Stop::Budget || reads == TURN_READS || is_up || split > 0 || state.merging;
+        let goes_on = stop == Stop::Budget || reads == TURN_READS || writes_on || split > 0 || state.merging;
         if goes_on || (stop == Stop::Blocked && self.may_go_on(&state)) {
             self.session.wakeup.go_on(cx, &self.worker.backend.allowance);
         }
@@ -233,9 +230,8 @@ impl Turn {
 
     /// Reads once and plans. Pending when there is nothing to read, or no room.
     ///
-    /// Where planning was not stopped the input is part of one request, which `max_request` bounds. With why planning
-    /// stopped comes whether the turn is to end with that.
-    fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<(Stop, bool)>> {
+    /// Where planning was not stopped the input is part of one request, which `max_request` bounds.
+    fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
         let blocked = stop == Stop::Blocked;
         if self.eof || self.closing {
             self.session.state.borrow_mut().not_read = true;
@@ -257,12 +253,12 @@ impl Turn {
             self.eof = filled.is_empty();
             if blocked {
                 self.ahead.push(filled);
-                return Poll::Ready(Ok((stop, allowance.moved(filled.len(), waiting))));
+                return Poll::Ready(Ok(stop));
             }
             let mut input = Input::Scratch(filled);
             let stop = self.plan(&mut input);
             self.input.extend_from_slice(input.bytes());
-            return Poll::Ready(Ok((stop, false)));
+            return Poll::Ready(Ok(stop));
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, LARGE, BELIEVED);
@@ -270,7 +266,7 @@ impl Turn {
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room))?;
         metrics.bytes_in.add(count as u64);
         self.eof = count == 0;
-        Poll::Ready(Ok((self.plan_input(), allowance.moved(count, waiting))))
+        Poll::Ready(Ok(self.plan_input()))
     }
 
     /// Whether no more is read ahead; counts that, once until all was planned.
