@@ -26,7 +26,8 @@ pub(super) const OVERLAP: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// So long what the old connection delivers is remembered before the new one is asked to subscribe, which shows it late.
 const PRELUDE: Duration = Duration::from_millis(250);
-/// More than this is not held: the old connection is late.
+/// More than this is not held: the old connection is late. While one of several new ones is still to be confirmed, what
+/// comes besides may come twice.
 const MOST_HELD: usize = 1 << 20;
 
 /// Which connection a message came on.
@@ -117,7 +118,8 @@ impl Handover {
                 if self.delivered.show(hash) {
                     return false;
                 }
-                if matches!(stage, Stage::Over(_)) {
+                let is_too_much = matches!(stage, Stage::Begun(_)) && self.held_bytes > MOST_HELD;
+                if matches!(stage, Stage::Over(_)) || is_too_much {
                     return true;
                 }
                 self.held_bytes += frame.len();
@@ -292,6 +294,15 @@ mod tests {
         assert!(handover.confirmed(now));
         (1800..4000).for_each(|i| assert!(!handover.take(New, 2, &message(i), now)));
         assert_eq!(handover.held.len(), 0);
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_also_before_all_is_confirmed() {
+        let now = Instant::now();
+        let mut handover = Handover::new(None, NodeAddr::new("b", 1), now);
+        let frame = |i: u32| [&i.to_le_bytes()[..], &[0; 65_536]].concat();
+        let held = (0..100).filter(|i| !handover.take(New, 2, &frame(*i), now)).count();
+        assert!(held < 20 && handover.held_bytes < MOST_HELD + 70_000, "{held}");
     }
 
     #[test]
