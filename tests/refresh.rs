@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -283,4 +284,33 @@ fn a_refresh_is_one_query_and_further_names_are_asked_of_one_node_when_there_are
     let facts = snapshot.shards();
     assert_eq!((facts.len(), facts.iter().map(|facts| facts.replicas.len()).sum::<usize>()), (3, 1));
     assert_eq!(snapshot.version, 2, "a replica's address is new");
+}
+
+#[test]
+fn members_are_asked_again_after_nobody_answered_whatever_became_of_the_seeds() {
+    let cluster = ScriptedCluster::start(3);
+    // Addresses that no node has any more; they are more than are asked at once.
+    let listeners: Vec<_> = (0..8).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+    let mut seeds: Vec<String> =
+        listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+    seeds.push(cluster.node(2).addr());
+    drop(listeners);
+    let proxy = Proxy::for_seeds(&seeds).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", &key(LOW, "a"), "1"]), Value::ok());
+    let refreshes =
+        |outcome| proxy.metric(&format!("slotmux_topology_refreshes_total{{outcome=\"{outcome}\"}}"));
+    cluster.edit(|topology| {
+        topology.assign(10_000..=16_383, 0);
+        topology.nodes[2].hidden = true;
+    });
+    let before = refreshes("changed");
+    eventually(SOON, || refreshes("changed") > before);
+    (0..3).for_each(|node| cluster.node(node).down());
+    let before = refreshes("failed");
+    eventually(SOON, || refreshes("failed") > before + 2.0);
+    (0..2).for_each(|node| cluster.node(node).up());
+    let before = refreshes("changed");
+    cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
+    eventually(SOON, || refreshes("changed") > before);
 }
