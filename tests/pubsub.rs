@@ -539,7 +539,7 @@ fn a_subscriber_is_subscribed_again_in_silence_if_wanted() {
 }
 
 /// Publishes until a subscriber that reads nothing is closed, while another one reads all.
-fn drown(args: &[&str]) {
+fn drown(args: &[&str], bounds: &[&str]) {
     let cluster = TestCluster::primaries(1);
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(args).start();
     let (mut slow, mut quick, mut publisher) = (proxy.connect(), proxy.connect(), proxy.connect());
@@ -558,12 +558,16 @@ fn drown(args: &[&str]) {
     assert!(!got.is_empty());
     eventually(SOON, || publisher.cmd(&["PUBLISH", "news", "last"]) == Value::Int(1));
     assert_eq!(proxy.metric("slotmux_clients"), 2.0);
+    for bound in bounds {
+        assert!(proxy.metric(&format!("slotmux_bound_reached_total{{bound=\"{bound}\"}}")) >= 1.0, "{bound}");
+    }
 }
 
 #[test]
 fn a_subscriber_that_does_not_read_is_closed_as_a_server_does_it() {
-    drown(&["--pubsub-output-hard", "1MiB"]);
-    drown(&["--pubsub-output-soft", "64KiB", "--pubsub-output-grace", "300ms"]);
+    drown(&["--pubsub-output-hard", "1MiB"], &["pubsub_output_hard"]);
+    let soft = ["--pubsub-output-soft", "64KiB", "--pubsub-output-grace", "2s"];
+    drown(&soft, &["pubsub_output_soft", "pubsub_output_grace"]);
 }
 
 #[test]
