@@ -108,7 +108,9 @@ impl Connection {
             }
         }
         self.share.holds(queue.times.requests(queue.entries.len()), queue.send.kept());
-        self.link.room.left(queue.send.kept(), self.backend.settings.link_queue);
+        if self.link.is_full() {
+            self.link.room.left(queue.send.kept());
+        }
         Poll::Pending
     }
 

@@ -110,6 +110,7 @@ impl Link {
         listener: Option<Rc<dyn Listener>>,
         backend: Rc<Backend>,
     ) -> Rc<Self> {
+        let room = Room::new(backend.settings.link_queue);
         Rc::new(Link {
             id,
             bit,
@@ -121,7 +122,7 @@ impl Link {
             server: OnceCell::new(),
             queue: RefCell::default(),
             wakeup: Wakeup::default(),
-            room: Room::default(),
+            room,
             give_up: Cell::new(None),
             read_since: Cell::new(false),
             silent: Cell::new(0),
@@ -275,7 +276,7 @@ impl Link {
         queue.times.push(self.backend.clock.now());
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: len as u32, earlier });
         self.wakeup.wake();
-        self.room.taken(queue.send.kept(), self.backend.settings.link_queue);
+        self.room.taken(queue.send.kept());
     }
 
     /// Takes no new commands; those on their way are answered, those of a link that is only being

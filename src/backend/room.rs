@@ -8,31 +8,35 @@ use super::Receiver;
 use super::link::Link;
 
 /// Whether there is room on a link, and who waits for it.
-#[derive(Default)]
 pub(super) struct Room {
+    limit: usize,
     full: Cell<bool>,
     waiting: RefCell<Vec<Rc<dyn Receiver>>>,
 }
 
 impl Room {
+    /// Of so many bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        Room { limit, full: Cell::default(), waiting: RefCell::default() }
+    }
+
     /// So many bytes are held now.
     #[inline]
-    pub(super) fn taken(&self, kept: usize, limit: usize) {
-        if kept >= limit {
+    pub(super) fn taken(&self, kept: usize) {
+        if kept >= self.limit {
             self.full.set(true);
         }
     }
 
     /// So many bytes are still held.
-    #[inline]
-    pub(super) fn left(&self, kept: usize, limit: usize) {
-        if self.full.get() && kept <= limit / 2 {
+    #[cold]
+    pub(super) fn left(&self, kept: usize) {
+        if kept <= self.limit / 2 {
             self.tell();
         }
     }
 
     /// There is room; those who wait are told in the order in which they came.
-    #[cold]
     pub(super) fn tell(&self) {
         self.full.set(false);
         self.waiting.take().iter().for_each(|waiting| waiting.has_room());

@@ -241,10 +241,9 @@ impl Turn {
             return Poll::Pending;
         }
         let worker = self.worker.clone();
-        let Backend { metrics, allowance, scratch, .. } = &*worker.backend;
-        let waiting = self.input.len().max(self.framer.wants()) + self.ahead.len();
-        let most = allowance.of(waiting, &self.session.wakeup).min(SCRATCH);
+        let Backend { metrics, scratch, .. } = &*worker.backend;
         if blocked || self.input.is_empty() {
+            let most = if blocked { self.may_read() } else { SCRATCH };
             let mut scratch = scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch[..most]);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
@@ -262,11 +261,18 @@ impl Turn {
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, LARGE, BELIEVED);
+        let most = self.may_read();
         let mut room = (&mut self.input).limit(most);
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room))?;
         metrics.bytes_in.add(count as u64);
         self.eof = count == 0;
         Poll::Ready(Ok(self.plan_input()))
+    }
+
+    /// How many bytes a read may bring where something has been read already.
+    fn may_read(&self) -> usize {
+        let waiting = self.input.len().max(self.framer.wants()) + self.ahead.len();
+        self.worker.backend.allowance.of(waiting, &self.session.wakeup).min(SCRATCH)
     }
 
     /// Whether no more is read ahead; counts that, once until all was planned.
