@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::link::{Link, Queue};
-use super::{Down, Node, Purpose};
+use super::{Allowance, Down, Node, Purpose};
 use crate::protocol::Protocol;
 
 /// A command or a reply is large from so many bytes on: a node and a network have a fraction of a millisecond to do with it.
@@ -65,6 +65,12 @@ impl Link {
         }
         let all: usize = queue.entries.iter().take(window).map(|entry| entry.len as usize).sum();
         all.saturating_sub(queue.send.written_unanswered() as usize)
+    }
+
+    /// How many of so many bytes may be moved in this turn. What others wait behind is not held back.
+    #[inline(always)]
+    pub(super) fn may_move(&self, waiting: usize, allowance: &Allowance) -> usize {
+        if self.window.get() == 0 { usize::MAX } else { allowance.of(waiting, &self.wakeup) }
     }
 
     /// Takes note of the length of a reply: behind a large one the next command goes alone, behind others twice as many.

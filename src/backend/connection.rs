@@ -150,7 +150,7 @@ impl Connection {
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, SCRATCH, BELIEVED);
-        let most = self.allowed(len).min(SCRATCH);
+        let most = self.link.may_move(len, &backend.allowance).min(SCRATCH);
         let mut room = (&mut self.input).limit(most);
         let count = match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
@@ -161,15 +161,6 @@ impl Connection {
         self.link.read_since.set(true);
         backend.clock.tick();
         Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
-    }
-
-    /// How many of so many bytes may be moved now. What others wait behind is not held back.
-    #[inline(always)]
-    fn allowed(&self, waiting: usize) -> usize {
-        match self.link.window.get() {
-            0 => usize::MAX,
-            _ => self.backend.allowance.of(waiting, &self.link.wakeup),
-        }
     }
 
     /// Throws away what was read of a reply that is not kept, and hands out what comes behind it.
@@ -309,7 +300,8 @@ impl Connection {
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut queue = self.link.queue.borrow_mut();
         let before = queue.send.written();
-        let (allowed, may_write) = (self.allowed(queue.send.unwritten()), self.link.may_write(&queue));
+        let may_write = self.link.may_write(&queue);
+        let allowed = self.link.may_move(queue.send.unwritten(), &self.backend.allowance);
         let mut most = may_write.min(allowed);
         while queue.send.unwritten() > 0 && most > 0 {
             let stream = Pin::new(&mut self.stream);
