@@ -549,7 +549,8 @@ fn drown(args: &[&str], bounds: &[&str]) {
     let text = "x".repeat(100_000);
     let closed = || proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_output\"}");
     eventually(SOON, || {
-        assert!(publisher.cmd(&["PUBLISH", "news", &text]).int() >= 1);
+        // Who is just going may be missing from the node's number and not yet from the proxy's.
+        publisher.cmd(&["PUBLISH", "news", &text]).int();
         assert_eq!(quick.read_value(), Value::bulks(&["message", "news", &text]));
         closed() == 1.0
     });

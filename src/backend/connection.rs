@@ -108,7 +108,7 @@ impl Connection {
             }
         }
         self.share.holds(queue.times.requests(queue.entries.len()), queue.send.kept());
-        if self.link.is_full() {
+        if self.link.is_over() || self.link.is_full() {
             self.link.room.left(queue.send.kept());
         }
         Poll::Pending
@@ -126,7 +126,7 @@ impl Connection {
                 Ok(()) => {}
             }
             self.link.read_since.set(true);
-            backend.clock.tick();
+            self.link.room.read_at.set(backend.clock.tick());
             let bytes = buffer.filled();
             self.share.node.read_bytes.add(bytes.len() as u64);
             let used = match self.replies(bytes) {
@@ -159,7 +159,7 @@ impl Connection {
         };
         self.share.node.read_bytes.add(count as u64);
         self.link.read_since.set(true);
-        backend.clock.tick();
+        self.link.room.read_at.set(backend.clock.tick());
         Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
     }
 

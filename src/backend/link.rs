@@ -276,7 +276,7 @@ impl Link {
         queue.times.push(self.backend.clock.now());
         queue.entries.push_back(Entry { receiver: Some(receiver), ticket, len: len as u32, earlier });
         self.wakeup.wake();
-        self.room.taken(queue.send.kept());
+        self.room.taken(queue.send.kept(), self.backend.clock.now());
     }
 
     /// Takes no new commands; those on their way are answered, those of a link that is only being

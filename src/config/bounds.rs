@@ -199,7 +199,8 @@ ClusterLimits, Cluster {
     what: "Bytes queued or unanswered on one connection to a node",
     reason: "a tenth of a second of a 1.25 GB/s network: more only makes a slow node's queue longer",
     metric: "slotmux_bound_used_ratio{bound=\"link_queue\"}",
-    at: "further commands for it wait, until half of that is answered, with what their clients send behind them; others do not notice";
+    at: "who has commands on it gets no further ones forwarded; if the node is silent for 50 ms besides, or at four times as much, \
+         everybody's wait outside; others do not notice";
 
     max_reply, "max-reply": size = "1GiB", "64KiB" ..= "64GiB",
     what: "Bytes of one reply of a node",

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::Room;
 use super::entry::{Pending, Progress};
 use super::gather::Gather;
 use super::intake::{TURN_BYTES, TURN_KEYS};
@@ -118,7 +119,7 @@ impl Planner<'_> {
         let (metrics, most) = (&worker.backend.metrics, worker.config.limits.max_held_bytes);
         // What is in the way of those whose node is down is not in the way of others.
         let most = match &link {
-            Some(link) if link.is_full() => usize::MAX,
+            Some(link) if link.is_full() || self.session.room.get() != Room::Here => usize::MAX,
             Some(_) if !is_down => 2 * most,
             _ => most,
         };
@@ -157,7 +158,7 @@ impl Planner<'_> {
                 session.push_block(link, ticket, bytes, earlier, scripts)
             }
         };
-        if link.is_full() {
+        if link.is_over() {
             self.full = Some(link.clone());
         }
     }

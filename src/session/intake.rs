@@ -79,7 +79,7 @@ impl Turn {
 
     #[inline]
     fn link_is_full(&self) -> bool {
-        self.full.as_ref().is_some_and(|link| link.is_full())
+        self.full.as_ref().is_some_and(|link| link.is_over())
     }
 
     /// Counts the bound that holds back what the client sent, once until all of it has been planned.

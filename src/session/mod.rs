@@ -105,10 +105,20 @@ pub struct Session {
     in_line: Cell<bool>,
     unblocked: Cell<Option<bool>>,
     in_line_ended: Notify,
-    /// It is told when a link has room.
-    waits_for_room: Cell<bool>,
+    room: Cell<Room>,
     /// The keys that the client watches.
     watch: RefCell<Option<Watch>>,
+}
+
+/// Whether there is room on the links that its commands are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Room {
+    #[default]
+    Here,
+    /// It waits for room on one.
+    Awaited,
+    /// That has room by now, and the commands are still held.
+    Told,
 }
 
 /// What others make a session's task do; the greater one counts.
@@ -147,7 +157,7 @@ impl Receiver for Session {
     }
 
     fn has_room(&self) {
-        self.waits_for_room.set(false);
+        self.room.set(Room::Told);
         self.wakeup.wake();
     }
 
@@ -248,7 +258,7 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
         left: Cell::default(),
         blocked: RefCell::default(),
         in_line: Cell::default(),
-        waits_for_room: Cell::default(),
+        room: Cell::default(),
         unblocked: Cell::default(),
         in_line_ended: Notify::new(),
         watch: RefCell::default(),

@@ -4,13 +4,13 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::Session;
 use super::entry::Progress;
 use super::gather::Gather;
 use super::lanes::{Held, Lanes, Next, Touched};
 use super::noscript::Before;
 use super::pending::State;
 use super::recover::backoff;
+use super::{Room, Session};
 use crate::backend::{Down, Link, Node, Reply, Ticket};
 use crate::command::Route;
 use crate::error::ClientError;
@@ -61,6 +61,9 @@ impl Session {
         protocol: Protocol,
     ) -> Option<u64> {
         let mut lanes = state.lanes.take()?;
+        if self.room.get() == Room::Told {
+            self.room.set(Room::Here);
+        }
         let now = self.worker.backend.clock.tick();
         let mut due: Option<u64> = None;
         let (bulk, mut sent) = (self.is_bulk(), false);
@@ -217,7 +220,7 @@ impl Session {
     }
 
     fn wait_for_room(self: &Rc<Self>, link: &Link) {
-        if !self.waits_for_room.replace(true) {
+        if self.room.replace(Room::Awaited) != Room::Awaited {
             self.worker.backend.metrics.reached[Reached::LinkQueue.index()].add(1);
             link.wait_for_room(self.clone());
         }

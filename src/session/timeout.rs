@@ -23,6 +23,7 @@ impl Session {
         while let Some(started) = state.oldest()
             && u128::from(now.saturating_sub(started)) >= limit.as_nanos()
             && !state.cut
+            && !state.merging
             && !state.waits_elsewhere()
         {
             self.give_up_first(&mut state, now);

@@ -318,7 +318,7 @@ impl Turn {
         let until = state.oldest().map_or(0, |started| started + LEAVING.as_nanos() as u64);
         if due.is_some() && self.eof && self.worker.backend.clock.now() < until {
             due = due.min(Some(until));
-        } else if due.is_some() && self.eof && !session.waits_for_room.get() {
+        } else if due.is_some() && self.eof {
             // The client does not wait any more; a command that waits must not follow it.
             let dropped = state.abandon_held();
             self.worker.backend.metrics.abandoned.add(dropped as u64);
