@@ -567,7 +567,8 @@ fn drown(args: &[&str], bounds: &[&str]) {
 #[test]
 fn a_subscriber_that_does_not_read_is_closed_as_a_server_does_it() {
     drown(&["--pubsub-output-hard", "1MiB"], &["pubsub_output_hard"]);
-    let soft = ["--pubsub-output-soft", "64KiB", "--pubsub-output-grace", "2s"];
+    let soft =
+        ["--pubsub-output-soft", "64KiB", "--pubsub-output-grace", "2s", "--pubsub-output-hard", "1GiB"];
     drown(&soft, &["pubsub_output_soft", "pubsub_output_grace"]);
 }
 
