@@ -95,7 +95,7 @@ impl Connection {
         }
         match self.write(cx) {
             Err(error) => return Poll::Ready(reason_of(&error)),
-            Ok(is_up) => goes_on |= is_up,
+            Ok(writes_on) => goes_on |= writes_on,
         }
         if goes_on {
             self.link.wakeup.go_on(cx, &self.backend.allowance);
@@ -125,8 +125,7 @@ impl Connection {
                 Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Err("closed by the node")),
                 Ok(()) => {}
             }
-            self.link.read_since.set(true);
-            self.link.room.read_at.set(backend.clock.tick());
+            self.link.note_read(backend.clock.tick());
             let bytes = buffer.filled();
             self.share.node.read_bytes.add(bytes.len() as u64);
             let used = match self.replies(bytes) {
@@ -158,8 +157,7 @@ impl Connection {
             Ok(count) => count,
         };
         self.share.node.read_bytes.add(count as u64);
-        self.link.read_since.set(true);
-        self.link.room.read_at.set(backend.clock.tick());
+        self.link.note_read(backend.clock.tick());
         Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
     }
 

@@ -8,6 +8,13 @@ impl Link {
         self.was_due.get() && self.silent.get() > 0
     }
 
+    /// The node has sent something.
+    #[inline]
+    pub(super) fn note_read(&self, now: u64) {
+        self.read_since.set(true);
+        self.room.read_at.set(now);
+    }
+
     /// To be called regularly: gives the link up after `limit` calls without a byte though replies
     /// are due; pings it after `idle` calls without any, so that the node's `timeout` never meets a
     /// command. True if it was given up.

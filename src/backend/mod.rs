@@ -197,7 +197,7 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Bytes of one reply.
     pub max_reply: usize,
-    /// Request bytes that a link holds at most before it takes no more from those who have none on it.
+    /// Request bytes of a link beyond which those who have some on it add no more.
     pub link_queue: usize,
     /// A link is given up when replies are due and nothing has come for this long.
     pub link_timeout: Duration,

@@ -161,7 +161,7 @@ fn logical_and(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
 fn by_key_order(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<()> {
     let mut merging = ByKeyOrder::begin(parts, order, out)?;
     while !merging.is_done(order) {
-        let (part, range) = merging.next(parts, order)?;
+        let (part, range) = merging.next(order, |part| parts[part])?;
         out.extend_from_slice(&parts[part][range]);
     }
     Some(())
@@ -189,11 +189,15 @@ impl ByKeyOrder {
         self.done == order.len()
     }
 
-    /// In which part the next element lies, and where in it; `None` if there is none.
-    pub fn next(&mut self, parts: &[&[u8]], order: &[u32]) -> Option<(usize, Range<usize>)> {
+    /// In which part the next element lies, and where in its reply; `None` if there is none.
+    pub fn next<'a>(
+        &mut self,
+        order: &[u32],
+        reply_of: impl FnOnce(usize) -> &'a [u8],
+    ) -> Option<(usize, Range<usize>)> {
         let part = *order.get(self.done)? as usize;
         let place = self.places.get_mut(part)?;
-        let element = first_element(&mut parts[part].get(*place..)?)?.len();
+        let element = first_element(&mut reply_of(part).get(*place..)?)?.len();
         let range = *place..*place + element;
         *place = range.end;
         self.done += 1;

@@ -37,9 +37,9 @@ const LONG: usize = BULK;
 const CHUNK: usize = 64 * 1024;
 
 /// A reply that is being made: small values are copied one behind the other, large ones are not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Merging {
-    so_far: Option<ByKeyOrder>,
+    so_far: ByKeyOrder,
     pieces: Vec<Bytes>,
     tail: Vec<u8>,
     /// Bytes that were copied.
@@ -47,33 +47,6 @@ struct Merging {
 }
 
 impl Merging {
-    /// True once all is there; `None` if a part has another form.
-    fn go_on(&mut self, parts: &[Part], replies: &[&[u8]], order: &[u32]) -> Option<bool> {
-        let mut so_far = match self.so_far.take() {
-            Some(so_far) => so_far,
-            None => ByKeyOrder::begin(replies, order, &mut self.tail)?,
-        };
-        let (mut keys, until) = (0, self.copied + LONG);
-        while keys < MANY && self.copied < until && !so_far.is_done(order) {
-            let (part, range) = so_far.next(replies, order)?;
-            keys += 1;
-            match &parts[part].reply {
-                Some(PartReply::Large(reply)) if range.len() >= LARGE => {
-                    self.end_piece(1);
-                    self.pieces.push(reply.slice(range));
-                }
-                _ => {
-                    self.copied += range.len();
-                    self.tail.extend_from_slice(&replies[part][range]);
-                }
-            }
-            self.end_piece(CHUNK);
-        }
-        let is_done = so_far.is_done(order);
-        self.so_far = Some(so_far);
-        Some(is_done)
-    }
-
     /// What was copied becomes a piece if it is as long as that.
     fn end_piece(&mut self, least: usize) {
         if self.tail.len() >= least {
@@ -209,11 +182,13 @@ impl Gather {
 
     /// Appends the merged reply, or makes some more of it if that is long work. True once it is appended.
     pub(crate) fn merge(&mut self, out: &mut Output) -> bool {
-        let merging = self.merging.take();
-        let replies: Vec<&[u8]> = self.parts.iter().map(|part| self.reply(part)).collect();
-        if (self.order.len() > MANY || self.bytes > LONG) && self.how == Merge::ByKeyOrder {
-            let mut merging = merging.unwrap_or_default();
-            match merging.go_on(&self.parts, &replies, &self.order) {
+        let is_long = (self.order.len() > MANY || self.bytes > LONG) && self.how == Merge::ByKeyOrder;
+        let merging = match self.merging.take() {
+            None if is_long => self.begin_merging(),
+            merging => merging,
+        };
+        if let Some(mut merging) = merging {
+            match self.merge_on(&mut merging) {
                 Some(true) => {
                     merging.append_to(out);
                     return true;
@@ -226,8 +201,40 @@ impl Gather {
                 None => {}
             }
         }
-        merge(self.how, &replies, &self.order, out.tail());
+        merge(self.how, &self.replies(), &self.order, out.tail());
         true
+    }
+
+    /// `None` if a part has another form.
+    fn begin_merging(&self) -> Option<Box<Merging>> {
+        let mut tail = Vec::new();
+        let so_far = ByKeyOrder::begin(&self.replies(), &self.order, &mut tail)?;
+        Some(Box::new(Merging { so_far, pieces: Vec::new(), tail, copied: 0 }))
+    }
+
+    /// True once all is there; `None` if a part has too little.
+    fn merge_on(&self, merging: &mut Merging) -> Option<bool> {
+        let (mut keys, until) = (0, merging.copied + LONG);
+        while keys < MANY && merging.copied < until && !merging.so_far.is_done(&self.order) {
+            let (part, range) = merging.so_far.next(&self.order, |part| self.reply(&self.parts[part]))?;
+            keys += 1;
+            match &self.parts[part].reply {
+                Some(PartReply::Large(reply)) if range.len() >= LARGE => {
+                    merging.end_piece(1);
+                    merging.pieces.push(reply.slice(range));
+                }
+                _ => {
+                    merging.copied += range.len();
+                    merging.tail.extend_from_slice(&self.reply(&self.parts[part])[range]);
+                }
+            }
+            merging.end_piece(CHUNK);
+        }
+        Some(merging.so_far.is_done(&self.order))
+    }
+
+    fn replies(&self) -> Vec<&[u8]> {
+        self.parts.iter().map(|part| self.reply(part)).collect()
     }
 
     fn reply<'a>(&'a self, part: &'a Part) -> &'a [u8] {
