@@ -51,6 +51,8 @@ struct Session {
     confirmed: BTreeMap<usize, Ms>,
     /// By client and tag, the numbers of the messages.
     heard: BTreeMap<(usize, usize), BTreeSet<usize>>,
+    /// Messages that came behind a later one of their client and channel: client, tag, number, and when.
+    late: Vec<(usize, usize, usize, Ms)>,
     /// When it was disconnected, if it was.
     cut: Option<Ms>,
 }
@@ -99,8 +101,8 @@ impl Run {
                 Ok(Value::Array(items)) if items.len() >= 3 => match items[0].text().as_str() {
                     "message" | "pmessage" => {
                         self.journal.count(&format!("messages of {:?} heard", session.way), 1);
-                        if let Some(what) = session.hear(&items[items.len() - 1].text()) {
-                            self.journal.fault("duplicate or out of order", what, String::new());
+                        if let Some(what) = session.hear(&items[items.len() - 1].text(), self.journal.now()) {
+                            self.journal.fault("duplicate", what, String::new());
                         }
                     }
                     "subscribe" | "psubscribe" => session.confirm(&items[1].text(), self.journal.now()),
@@ -119,6 +121,17 @@ impl Run {
             let Session { who, way, begun, .. } = session;
             let end = session.cut.unwrap_or(Ms::MAX);
             let lasted = session.cut.unwrap_or_else(|| self.journal.now()).saturating_sub(*begun);
+            for &(client, tag, n, at) in &session.late {
+                let (sent, got, outcome) = clients[client].keys[tag].channel[n];
+                // A node that paused publishes what it was sent before, when those who asked have given it up.
+                if outcome != Some(Outcome::Doubt) {
+                    let what = format!(
+                        "subscriber {who} of {way:?} got {client}.{tag}.{n} at {at}, behind a later one; published \
+                         {sent}..{got}: {outcome:?}"
+                    );
+                    self.journal.fault("order", what, String::new());
+                }
+            }
             for tag in (0..TAGS).filter(|&tag| has_channel(tag)) {
                 let Some(&confirmed) = session.confirmed.get(&tag) else {
                     if lasted > CONFIRMED_WITHIN {
@@ -161,7 +174,15 @@ impl Run {
 
 impl Session {
     fn new(who: usize, way: Way, begun: Ms) -> Self {
-        Self { who, way, begun, confirmed: BTreeMap::new(), heard: BTreeMap::new(), cut: None }
+        Self {
+            who,
+            way,
+            begun,
+            confirmed: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            late: Vec::new(),
+            cut: None,
+        }
     }
 
     fn request(&self) -> Vec<u8> {
@@ -185,16 +206,18 @@ impl Session {
     }
 
     /// A message came; what is wrong with it.
-    fn hear(&mut self, message: &str) -> Option<String> {
+    fn hear(&mut self, message: &str, now: Ms) -> Option<String> {
         let mut numbers = message.split('.').map(|n| n.parse::<usize>().unwrap_or(usize::MAX));
         let mut next = || numbers.next().unwrap_or(usize::MAX);
         let (client, tag, n) = (next(), next(), next());
         let heard = self.heard.entry((client, tag)).or_default();
         let last = heard.last().copied();
-        let again = !heard.insert(n);
-        let behind = self.way == Way::Channels && last > Some(n);
-        (again || behind).then(|| {
-            format!("subscriber {} of {:?} got {message} behind number {last:?}", self.who, self.way)
-        })
+        if !heard.insert(n) {
+            return Some(format!("subscriber {} of {:?} got {message} twice", self.who, self.way));
+        }
+        if self.way == Way::Channels && last > Some(n) {
+            self.late.push((client, tag, n, now));
+        }
+        None
     }
 }

@@ -175,8 +175,27 @@ impl World {
         })
     }
 
-    /// Waits until all know a slot's owner. A slot that is moved on before that may go lost: nodes that take it from
-    /// each other with the same epoch forget it.
+    /// Waits until all know a node's epoch, and no other primary has it. Of two with the same epoch one takes a new one,
+    /// and what it claims with it in the moment in which it gives a slot away, the new owner forgets, with all keys.
+    pub fn await_epoch(&self, node: usize) -> Result<(), String> {
+        let id = self.id(node);
+        let epoch = |view: &[NodeLine]| view.iter().find(|line| line.id == id).map(|line| line.epoch);
+        wait("all know the node's epoch", PATIENCE, || {
+            let own = self.cluster.node(node).view().ok().and_then(|view| epoch(&view));
+            let alone = |view: &[NodeLine]| {
+                view.iter()
+                    .filter(|line| line.is("master") && Some(line.epoch) == own)
+                    .all(|line| line.id == id)
+            };
+            let knows = |view: &[NodeLine]| epoch(view) == own && (own == Some(0) || alone(view));
+            own.is_some()
+                && self.up().into_iter().all(|node| {
+                    self.cluster.node(node).view().map_or_else(|_| self.is_away(node), |view| knows(&view))
+                })
+        })
+    }
+
+    /// Waits until all know a slot's owner and its epoch.
     pub fn await_owner(&self, slot: u16, owner: usize) -> Result<(), String> {
         let id = self.id(owner);
         let claim = |view: Vec<NodeLine>| {

@@ -71,6 +71,8 @@ fn move_slot(
     half: Duration,
 ) -> Result<(), String> {
     let (number, target, source) = (slot.to_string(), world.id(to), world.id(from));
+    world.await_epoch(from)?;
+    world.await_epoch(to)?;
     world.ask(to, &["CLUSTER", "SETSLOT", &number, "IMPORTING", &source])?;
     world.ask(from, &["CLUSTER", "SETSLOT", &number, "MIGRATING", &target])?;
     if !half.is_zero() {
@@ -197,8 +199,11 @@ fn leave(world: &World, spare: usize) -> Result<(), String> {
     thread::sleep(EMPTY_FOR);
     let _slots = world.lock_slots((0..SHARDS).collect());
     let _nodes: Vec<_> = world.nodes.iter().map(lock).collect();
-    world.set_away(spare, true);
     let id = world.id(spare);
+    world.all_see("the node is empty", |view| {
+        view.iter().all(|line| line.id != id || line.slot_count() == 0)
+    })?;
+    world.set_away(spare, true);
     for node in world.up() {
         world.ask(node, &["CLUSTER", "FORGET", &id])?;
     }
