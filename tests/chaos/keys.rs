@@ -194,7 +194,9 @@ impl Register {
                 shown(&value(n))
             ));
         }
-        let known = self.possible.iter().copied().max().unwrap_or(0);
+        // What was acknowledged comes before what is in doubt.
+        let known = self.possible.first().copied().unwrap_or(0);
+        let highest = self.possible.iter().copied().max().unwrap_or(0);
         let fine = self.possible.contains(&n) || n == 0 && self.possible.is_empty();
         self.possible.retain(|&possible| possible != n);
         self.gone.append(&mut self.possible);
@@ -204,11 +206,11 @@ impl Register {
         if fine {
             return Verdict::Fine;
         }
-        if n > known {
+        if n > highest {
             return Verdict::Wrong(format!(
                 "{key} has {}, and had {} later",
                 shown(&value(n)),
-                shown(&value(known))
+                shown(&value(highest))
             ));
         }
         Verdict::Back { known: before, evidence: Evidence::Written(key.to_owned(), value(known)) }

@@ -60,6 +60,11 @@ fn planned_changes_are_not_noticed() {
 }
 
 #[test]
+fn slots_that_move_at_once_are_not_noticed() {
+    chaos(Settings::or(30, 8, 1500, "burst,failover").on_valkey());
+}
+
+#[test]
 fn unplanned_losses_cost_what_was_in_flight() {
     chaos(Settings::or(40, 8, 1500, "all"));
 }
@@ -74,7 +79,7 @@ fn an_hour_of_everything() {
 fn chaos(settings: Settings) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     println!("CHAOS_SEED={} {settings:?}", settings.seed);
-    let world = World::start(settings.node_timeout());
+    let world = World::start(&settings);
     let proxy = start_proxy(&world, &settings);
     let run = Run::new(settings, Journal::new(DEADLINE), proxy.addrs().to_vec());
     set_fixed_keys(&run, &world);

@@ -15,6 +15,7 @@ use crate::{
     journal::lock,
     keep::Keep,
     keys::{TAGS, slot},
+    settings::Settings,
     support::{ClusterOptions, TestCluster},
 };
 
@@ -48,7 +49,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn start(node_timeout: Duration) -> Self {
+    pub fn start(settings: &Settings) -> Self {
         let args = [
             ["--appendonly", "yes"],
             ["--appendfsync", "always"],
@@ -61,7 +62,8 @@ impl World {
         ];
         let server_args = args.concat().into_iter().map(str::to_owned).collect();
         let mut cluster = TestCluster::with(ClusterOptions {
-            node_timeout,
+            node_timeout: settings.node_timeout(),
+            server: settings.server.clone(),
             server_args,
             patience: PATIENCE,
             ..ClusterOptions::default()

@@ -27,6 +27,7 @@ pub enum Kind {
     Move,
     Half,
     Rebalance,
+    Burst,
     AddRemove,
     AddReplica,
     Failover,
@@ -45,14 +46,15 @@ pub enum Kind {
 }
 
 use Kind::{
-    AddRemove, AddReplica, Failover, Force, Garbage, Half, KillClients, KillPrimary, KillReplica, Move, Mute,
-    NewAddress, Pause, Rebalance, Reload, StopPrimary, StopReplica, Takeover,
+    AddRemove, AddReplica, Burst, Failover, Force, Garbage, Half, KillClients, KillPrimary, KillReplica,
+    Move, Mute, NewAddress, Pause, Rebalance, Reload, StopPrimary, StopReplica, Takeover,
 };
 
-const ALL: [(Kind, &str); 18] = [
+const ALL: [(Kind, &str); 19] = [
     (Move, "move"),
     (Half, "half"),
     (Rebalance, "rebalance"),
+    (Burst, "burst"),
     (AddRemove, "add"),
     (AddReplica, "replica"),
     (Failover, "failover"),
@@ -72,22 +74,23 @@ const ALL: [(Kind, &str); 18] = [
 
 /// Each lane does one thing after the other, beside the others.
 const LANES: [(&str, &[Kind]); 4] = [
-    ("mover", &[Move, Half, Rebalance, AddRemove, AddReplica]),
+    ("mover", &[Move, Half, Rebalance, Burst, AddRemove, AddReplica]),
     ("breaker", &[Failover, Force, Takeover, KillPrimary, StopPrimary, NewAddress, Mute, Garbage]),
     ("second breaker", &[Failover, Force, Takeover, KillPrimary, StopPrimary, NewAddress, Mute, Garbage]),
     ("pest", &[KillReplica, StopReplica, Pause, KillClients, Reload]),
 ];
 
 impl Kind {
-    /// `quiet`, `all`, or names with commas between them.
-    pub fn parse(names: &str) -> Vec<Self> {
+    /// `quiet`, `all`, or names with commas between them. Slots move at once only on newer servers.
+    pub fn parse(names: &str, newer: bool) -> Vec<Self> {
         let named = |name: &str| {
             let kind = ALL.iter().find(|(_, known)| *known == name);
             kind.unwrap_or_else(|| panic!("there is no nemesis {name:?}; there are: {ALL:?}")).0
         };
+        let can = ALL.iter().map(|(kind, _)| *kind).filter(|kind| newer || *kind != Burst);
         match names {
-            "all" => ALL.map(|(kind, _)| kind).to_vec(),
-            "quiet" => ALL.iter().map(|(kind, _)| *kind).filter(|kind| kind.is_planned()).collect(),
+            "all" => can.collect(),
+            "quiet" => can.filter(|kind| kind.is_planned()).collect(),
             names => names.split(',').filter(|name| !name.is_empty()).map(named).collect(),
         }
     }
@@ -98,7 +101,7 @@ impl Kind {
 
     /// Whether an operator does this to a healthy cluster.
     pub fn is_planned(self) -> bool {
-        matches!(self, Move | Half | Rebalance | AddRemove | AddReplica | Failover)
+        matches!(self, Move | Half | Rebalance | Burst | AddRemove | AddReplica | Failover)
     }
 }
 
@@ -195,6 +198,7 @@ fn lane(run: &Run, world: &World, number: u64, name: &str, kinds: &[Kind]) {
 fn carry_out(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     match step.kind {
         Move | Half | Rebalance => moves::reshard(run, world, step),
+        Burst => moves::burst(run, world, step),
         AddRemove => moves::add_and_remove(run, world, step),
         AddReplica => moves::add_replica(run, world, step),
         Failover | Force | Takeover => lossy::fail_over(run, world, step),

@@ -48,6 +48,40 @@ pub fn reshard(run: &Run, world: &World, step: &Step) -> Result<String, String> 
     Ok(format!("tags {chosen:?} from node {from} to {to}"))
 }
 
+/// Moves the slots of several tags at once with all their keys, as newer servers do it by themselves.
+pub fn burst(run: &Run, world: &World, step: &Step) -> Result<String, String> {
+    let _held = world.lock_slots(vec![step.shard, step.to]);
+    let tags = world.tags_of(step.shard);
+    let (from, to) = (world.roles(step.shard)?.0, world.roles(step.to)?.0);
+    if tags.len() <= 3 {
+        return Ok(String::new());
+    }
+    let first = (step.which * tags.len() as f64) as usize;
+    let chosen: Vec<usize> = tags.iter().cycle().skip(first).take(tags.len() / 2).copied().collect();
+    world.await_epoch(from)?;
+    world.await_epoch(to)?;
+    let slots: Vec<String> = chosen.iter().map(|&tag| slot(tag).to_string()).collect();
+    let mut call = vec!["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"];
+    call.extend(slots.iter().flat_map(|slot| [slot.as_str(), slot]));
+    let id = world.id(to);
+    call.extend(["NODE", &id]);
+    let gone = || {
+        let view = world.cluster.node(from).view().unwrap_or_default();
+        view.iter().any(|line| line.id == id && line.owns(slot(chosen[0])))
+    };
+    // It may fail, if one of both loads its data just now; all keys are where they were then.
+    wait("the slots move", Duration::from_secs(60), || {
+        world.ask(from, &call).is_ok_and(|_| wait("they are there", Duration::from_secs(10), gone).is_ok())
+    })?;
+    for &tag in &chosen {
+        run.journal.count("slots moved at once", 1);
+        world.await_owner(slot(tag), to)?;
+        world.give(tag, step.to);
+    }
+    await_copy(world, step.to)?;
+    Ok(format!("tags {chosen:?} at once from node {from} to {to}"))
+}
+
 /// Waits until what was moved in is at the replica too.
 fn await_copy(world: &World, shard: usize) -> Result<(), String> {
     let (primary, replica) = world.roles(shard)?;
