@@ -52,8 +52,8 @@ neighbours: ## measures what a client notices of a stopped node and of neighbour
 # CHAOS_SECONDS (3600), CHAOS_CLIENTS (50), CHAOS_RATE (6000 commands a second, of all clients together), CHAOS_SEED
 # (drawn, and printed: it repeats the schedule), CHAOS_NEMESES (all, quiet, or names: move,half,rebalance,add,replica,
 # failover,force,takeover,kill,stop,address,mute,garbage,kill-replica,stop-replica,pause,client-kill,reload),
-# CHAOS_VALKEY (on Valkey 9, where slots move at
-# once, too: burst), CHAOS_VERBOSE (shows the schedule also if all is well), CHAOS_PROXY_ARGS (more arguments for the proxy).
+# CHAOS_VALKEY (on Valkey 9, where slots move at once, too: burst), CHAOS_VERBOSE (shows the schedule also if all is
+# well), CHAOS_PROXY_ARGS (more arguments for the proxy).
 chaos: ## checks what clients see for an hour while everything happens to a cluster that can
 	@.ci/packages cc redis-server
 	cargo build --release
