@@ -6,9 +6,9 @@ use std::cell::Cell;
 use super::{BULK, Wakeup};
 
 /// So many bytes all of them together,
-const ALL: usize = BULK;
+const ALL: usize = BULK / 2;
 /// but at least so many each, that all get on.
-const LEAST: usize = 16 * 1024;
+const LEAST: usize = 4 * 1024;
 
 /// Shares it out among as many as asked between the last two looks.
 #[derive(Debug)]

@@ -19,8 +19,7 @@ use super::{BULK, Backend, Reply, Request, SCRATCH, make_room};
 use crate::metrics::{LinkState, Phase, Reached};
 use crate::protocol::{ReplyFramer, Rest};
 
-/// As often a turn reads before it lets others run, or until it has handed out so many replies.
-const READS_PER_TURN: usize = 4;
+/// A turn reads until a read has brought all that it might, and until it has handed out so many replies; then others run.
 const REPLIES_PER_TURN: usize = 1000;
 
 /// So long a reply is given room at once, as soon as something of it is there: to copy megabytes takes milliseconds.
@@ -80,15 +79,14 @@ impl Connection {
             }
             self.count_read();
         }
-        let (mut reads, mut goes_on) = (0, false);
+        let mut goes_on = false;
         while !goes_on && let Poll::Ready(read) = self.read(cx) {
             self.count_read();
-            reads += 1;
-            if let Err(reason) = read {
-                return Poll::Ready(reason);
-            }
-            let replies = begun.saturating_sub(self.entries.get());
-            goes_on = reads == READS_PER_TURN || replies >= REPLIES_PER_TURN;
+            let was_full = match read {
+                Ok(was_full) => was_full,
+                Err(reason) => return Poll::Ready(reason),
+            };
+            goes_on = was_full || begun.saturating_sub(self.entries.get()) >= REPLIES_PER_TURN;
         }
         if let Some(listener) = &self.link.listener {
             listener.pause();
@@ -114,8 +112,8 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Reads once and hands out the replies that are whole.
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+    /// Reads once and hands out the replies that are whole. True if there may be more to read.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Reason>> {
         let backend = self.backend.clone();
         if self.input.is_empty() && self.rest.is_none() {
             let mut scratch = backend.scratch.borrow_mut();
@@ -133,7 +131,7 @@ impl Connection {
                 Err(reason) => return Poll::Ready(Err(reason)),
             };
             self.input.extend_from_slice(&bytes[used..]);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(bytes.len() == SCRATCH));
         }
         let len = self.input.len().max(self.framer.wants());
         if len > backend.settings.max_reply {
@@ -158,7 +156,8 @@ impl Connection {
         };
         self.share.node.read_bytes.add(count as u64);
         self.link.note_read(backend.clock.tick());
-        Poll::Ready(if self.rest.is_some() { self.pass() } else { self.replies_of_input() })
+        let handed_out = if self.rest.is_some() { self.pass() } else { self.replies_of_input() };
+        Poll::Ready(handed_out.map(|()| count == most))
     }
 
     /// Throws away what was read of a reply that is not kept, and hands out what comes behind it.

@@ -159,7 +159,7 @@ fn logical_and(parts: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
 }
 
 fn by_key_order(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<()> {
-    let mut merging = ByKeyOrder::begin(parts, order, out)?;
+    let mut merging = ByKeyOrder::begin(parts.len(), order, out);
     while !merging.is_done(order) {
         let (part, range) = merging.next(order, |part| parts[part])?;
         out.extend_from_slice(&parts[part][range]);
@@ -170,18 +170,16 @@ fn by_key_order(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<()>
 /// How far the merging by the order of keys is, which may be done little by little.
 #[derive(Debug)]
 pub struct ByKeyOrder {
-    /// Where the next element of each part begins.
+    /// Where the next element of each part begins; 0 before the first one.
     places: Vec<usize>,
     done: usize,
 }
 
 impl ByKeyOrder {
-    /// Begins to append the reply; `None` if a part is no array, or none at all.
-    pub fn begin(parts: &[&[u8]], order: &[u32], out: &mut Vec<u8>) -> Option<Self> {
-        let place = |part: &&[u8]| elements(part).map(|(_, rest)| part.len() - rest.len());
-        let places = parts.iter().map(place).collect::<Option<_>>()?;
+    /// Begins to append the reply made of so many parts.
+    pub fn begin(parts: usize, order: &[u32], out: &mut Vec<u8>) -> Self {
         write::array(out, order.len());
-        Some(ByKeyOrder { places, done: 0 })
+        ByKeyOrder { places: vec![0; parts], done: 0 }
     }
 
     /// Whether all elements are there.
@@ -189,15 +187,18 @@ impl ByKeyOrder {
         self.done == order.len()
     }
 
-    /// In which part the next element lies, and where in its reply; `None` if there is none.
+    /// In which part the next element lies, and where in its reply; `None` if there is none, or if that is no array.
     pub fn next<'a>(
         &mut self,
         order: &[u32],
         reply_of: impl FnOnce(usize) -> &'a [u8],
     ) -> Option<(usize, Range<usize>)> {
         let part = *order.get(self.done)? as usize;
-        let place = self.places.get_mut(part)?;
-        let element = first_element(&mut reply_of(part).get(*place..)?)?.len();
+        let (place, reply) = (self.places.get_mut(part)?, reply_of(part));
+        if *place == 0 {
+            *place = reply.len() - elements(reply)?.1.len();
+        }
+        let element = first_element(&mut reply.get(*place..)?)?.len();
         let range = *place..*place + element;
         *place = range.end;
         self.done += 1;

@@ -39,13 +39,20 @@ pub fn slot_number(args: &Args<'_>) -> Option<u16> {
     (usize::from(number) < SLOTS).then_some(number)
 }
 
-/// Very many keys of a request that may be split, while their slots are computed.
+/// Very many keys of a request that may be split, while they are grouped little by little.
 #[derive(Debug)]
 pub struct Keys {
     /// Of the first ones.
     slots: Vec<u16>,
+    /// How many of them each slot has; once all are known, where the next one of each goes.
+    places: Vec<u32>,
+    /// For each slot with keys how many such slots come before it.
+    numbers: Vec<u32>,
+    /// The first so many have their place.
+    placed: usize,
+    groups: Groups,
+    order: Vec<u32>,
     count: usize,
-    stride: usize,
 }
 
 impl Keys {
@@ -56,32 +63,53 @@ impl Keys {
     pub fn of(spec: &'static Spec, args: &Args<'_>) -> Result<Self, KeyError> {
         let mut count = 0;
         spec.for_each_key(args, &mut |_| count += 1)?;
-        Ok(Keys { slots: Vec::with_capacity(count), count, stride: stride(spec) })
+        let groups = Groups { keys: vec![(0, 0); count], stride: stride(spec) as u32 };
+        Ok(Keys {
+            slots: Vec::with_capacity(count),
+            places: vec![0; SLOTS],
+            numbers: Vec::new(),
+            placed: 0,
+            groups,
+            order: vec![0; count],
+            count,
+        })
     }
 
-    /// Computes the slots of as many more; true once all are.
-    pub fn hash(&mut self, args: &Args<'_>, more: usize) -> bool {
-        let end = self.count.min(self.slots.len() + more);
-        for key in self.slots.len()..end {
-            self.slots.push(slot_of(args.get(1 + key * self.stride)));
+    /// Goes on with as many more: computes their slots, or groups them once all slots are known. In the end the groups,
+    /// and [`Groups::order`].
+    pub fn group(&mut self, args: &Args<'_>, more: usize) -> Option<(Groups, Vec<u32>)> {
+        let stride = self.groups.stride as usize;
+        if self.slots.len() < self.count {
+            for key in self.slots.len()..self.count.min(self.slots.len() + more) {
+                let slot = slot_of(args.get(1 + key * stride));
+                self.places[usize::from(slot)] += 1;
+                self.slots.push(slot);
+            }
+            return None;
         }
-        end == self.count
-    }
-
-    /// Groups them, once all slots are computed.
-    #[must_use]
-    pub fn group(&self) -> Groups {
-        // Where the next key of each slot goes: so many keys are not sorted in one go.
-        let mut places = vec![0; SLOTS + 1];
-        self.slots.iter().for_each(|slot| places[usize::from(*slot) + 1] += 1);
-        (0..SLOTS).for_each(|slot| places[slot + 1] += places[slot]);
-        let mut keys = vec![(0, 0); self.slots.len()];
-        for (key, slot) in self.slots.iter().enumerate() {
-            let place: &mut usize = &mut places[usize::from(*slot)];
-            keys[*place] = (*slot, (1 + key * self.stride) as u32);
+        if self.numbers.is_empty() {
+            self.number();
+        }
+        let end = self.count.min(self.placed + more);
+        for key in self.placed..end {
+            let slot = self.slots[key];
+            let place = &mut self.places[usize::from(slot)];
+            self.groups.keys[*place as usize] = (slot, (1 + key * stride) as u32);
+            self.order[key] = self.numbers[usize::from(slot)];
             *place += 1;
         }
-        Groups { keys, stride: self.stride as u32 }
+        self.placed = end;
+        (end == self.count).then(|| (std::mem::take(&mut self.groups), std::mem::take(&mut self.order)))
+    }
+
+    fn number(&mut self) {
+        let (mut place, mut number) = (0, 0);
+        for slot in &mut self.places {
+            let keys = std::mem::replace(slot, place);
+            self.numbers.push(number);
+            place += keys;
+            number += u32::from(keys > 0);
+        }
     }
 }
 
@@ -216,9 +244,10 @@ mod tests {
         for line in ["mget a b {a}x c {b}y a", "mset a 1 b 2 {a}x 3 a 4"] {
             with(line, |spec, args| {
                 let mut keys = Keys::of(spec, args).unwrap();
-                assert!(!keys.hash(args, 3) && keys.hash(args, 3));
-                let (many, few) = (keys.group(), Groups::of(spec, args).unwrap());
-                assert_eq!((&many.keys, many.stride), (&few.keys, few.stride));
+                let steps: Vec<_> = std::iter::repeat_with(|| keys.group(args, 3)).take(4).collect();
+                let [None, None, .., Some((many, order))] = &steps[..] else { panic!("{steps:?}") };
+                let few = Groups::of(spec, args).unwrap();
+                assert_eq!((&many.keys, many.stride, order), (&few.keys, few.stride, &few.order()));
                 let groups: Vec<_> = few.iter().collect();
                 let second = groups[0].len();
                 assert_eq!((many.at(0), many.at(second)), (Some(groups[0]), Some(groups[1])));

@@ -30,8 +30,8 @@ pub(crate) struct Gather {
 }
 
 /// Of so many keys' values, and bytes of them that are copied, the reply is made at once, or in one step.
-const MANY: usize = 1000;
-const LONG: usize = BULK;
+const MANY: usize = 250;
+const LONG: usize = BULK / 4;
 
 /// So many bytes of small replies lie one behind the other.
 const CHUNK: usize = 64 * 1024;
@@ -184,7 +184,7 @@ impl Gather {
     pub(crate) fn merge(&mut self, out: &mut Output) -> bool {
         let is_long = (self.order.len() > MANY || self.bytes > LONG) && self.how == Merge::ByKeyOrder;
         let merging = match self.merging.take() {
-            None if is_long => self.begin_merging(),
+            None if is_long => Some(self.begin_merging()),
             merging => merging,
         };
         if let Some(mut merging) = merging {
@@ -205,14 +205,13 @@ impl Gather {
         true
     }
 
-    /// `None` if a part has another form.
-    fn begin_merging(&self) -> Option<Box<Merging>> {
+    fn begin_merging(&self) -> Box<Merging> {
         let mut tail = Vec::new();
-        let so_far = ByKeyOrder::begin(&self.replies(), &self.order, &mut tail)?;
-        Some(Box::new(Merging { so_far, pieces: Vec::new(), tail, copied: 0 }))
+        let so_far = ByKeyOrder::begin(self.parts.len(), &self.order, &mut tail);
+        Box::new(Merging { so_far, pieces: Vec::new(), tail, copied: 0 })
     }
 
-    /// True once all is there; `None` if a part has too little.
+    /// True once all is there; `None` if a part has too little, or another form.
     fn merge_on(&self, merging: &mut Merging) -> Option<bool> {
         let (mut keys, until) = (0, merging.copied + LONG);
         while keys < MANY && merging.copied < until && !merging.so_far.is_done(&self.order) {

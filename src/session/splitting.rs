@@ -14,8 +14,8 @@ use crate::route::plan::{Groups, Keys};
 
 /// To send a key, perhaps as a part of its own, takes as long as to move so many bytes,
 const KEY_BYTES: usize = 1024;
-/// and to hash one so many.
-const HASH_BYTES: usize = 128;
+/// and to hash one, or to put it into its group, so many.
+const GROUP_BYTES: usize = 128;
 
 /// A command that is being split.
 #[derive(Debug)]
@@ -29,8 +29,7 @@ pub(super) struct Splitting {
 
 #[derive(Debug)]
 enum Stage {
-    Hashing(Keys),
-    Grouped(Groups),
+    Grouping(Keys),
     /// The part of this number, whose keys begin at this place, has still to be sent, with those behind it.
     Sending(Groups, u32, usize),
 }
@@ -53,7 +52,7 @@ impl Planner<'_> {
         };
         let seq = self.gather(spec, request.bytes().len(), Gather::unknown(spec.merge));
         let (writes, request, spans) = (self.writes, request.to_bytes(), args.spans().into());
-        let stage = Stage::Hashing(keys);
+        let stage = Stage::Grouping(keys);
         self.state.splitting = Some(Box::new(Splitting { seq, writes, request, spans, stage }));
     }
 
@@ -64,19 +63,15 @@ impl Planner<'_> {
         self.writes = writes;
         let share = self.session.worker.backend.allowance.share(&self.session.wakeup);
         let (groups, part, place) = match stage {
-            Stage::Hashing(keys) => {
-                if keys.hash(&args, share / HASH_BYTES) {
-                    *stage = Stage::Grouped(keys.group());
-                }
-                return Some(splitting);
-            }
-            Stage::Grouped(groups) => {
+            Stage::Grouping(keys) => {
+                let Some((groups, order)) = keys.group(&args, share / GROUP_BYTES) else {
+                    return Some(splitting);
+                };
                 if let Some(slot) = groups.single_slot() {
                     self.split_none(seq, slot, groups.keys(), request);
                     return None;
                 }
-                let groups = std::mem::take(groups);
-                self.state.parts(seq)?.set_parts(groups.iter().map(|group| group[0].0), groups.order());
+                self.state.parts(seq)?.set_parts(groups.iter().map(|group| group[0].0), order);
                 *stage = Stage::Sending(groups, 0, 0);
                 return Some(splitting);
             }
