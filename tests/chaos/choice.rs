@@ -61,7 +61,9 @@ impl Client<'_> {
             74..79 => Op::MGet(self.places()),
             79..85 => Op::Transfer(tag, self.rng.u8(1..)),
             85..90 if has_queue(tag) => Op::Enqueue(tag, add(&mut self.keys[tag].queue)),
-            90..95 if has_channel(tag) => Op::Publish(tag, add(&mut self.keys[tag].channel)),
+            90..95 if has_channel(tag, false) || has_channel(tag, true) => {
+                Op::Publish(tag, add(&mut self.keys[tag].channel))
+            }
             // A client that has got one uses other connections to the nodes for a while.
             85..98 if self.rng.u16(..500) == 0 => Op::Large(tag),
             96..98 => {

@@ -30,6 +30,17 @@ pub enum Way {
     Channels,
     /// Messages of several nodes come in no certain order when a publisher's node changes.
     Patterns,
+    /// What is published while the slot changes its owner may be missed.
+    Shards,
+}
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::Channels, Self::Patterns, Self::Shards];
+
+    /// The tags whose channels are heard in this way.
+    fn tags(self) -> impl Iterator<Item = usize> {
+        (0..TAGS).filter(move |&tag| has_channel(tag, self == Self::Shards))
+    }
 }
 
 /// What all subscribers heard.
@@ -99,13 +110,15 @@ impl Run {
         loop {
             match conn.read() {
                 Ok(Value::Array(items)) if items.len() >= 3 => match items[0].text().as_str() {
-                    "message" | "pmessage" => {
+                    "message" | "pmessage" | "smessage" => {
                         self.journal.count(&format!("messages of {:?} heard", session.way), 1);
                         if let Some(what) = session.hear(&items[items.len() - 1].text(), self.journal.now()) {
                             self.journal.fault("duplicate", what, String::new());
                         }
                     }
-                    "subscribe" | "psubscribe" => session.confirm(&items[1].text(), self.journal.now()),
+                    "subscribe" | "psubscribe" | "ssubscribe" => {
+                        session.confirm(&items[1].text(), self.journal.now())
+                    }
                     _ => return Some(Ok(Value::Array(items))),
                 },
                 Err(error) if Conn::is_silence(&error) && heard.is_over() => return None,
@@ -132,7 +145,7 @@ impl Run {
                     self.journal.fault("order", what, String::new());
                 }
             }
-            for tag in (0..TAGS).filter(|&tag| has_channel(tag)) {
+            for tag in way.tags() {
                 let Some(&confirmed) = session.confirmed.get(&tag) else {
                     if lasted > CONFIRMED_WITHIN {
                         let what = format!("{way:?} {tag} of subscriber {who}, asked for at {begun}");
@@ -164,10 +177,13 @@ impl Run {
 
     /// Whether a message may have been missed because of that for which the subscriber was disconnected later.
     fn may_miss(&self, session: &Session, client: usize, tag: usize, n: usize, sent: Ms, got: Ms) -> bool {
+        if session.way == Way::Shards && self.journal.has_moved(tag, sent, got) {
+            return true;
+        }
         // Of one channel later ones do not come before the connection is closed.
         let later = session.heard.get(&(client, tag)).is_some_and(|heard| heard.last() > Some(&n));
         session.cut.is_some()
-            && !(later && session.way == Way::Channels)
+            && !(later && session.way != Way::Patterns)
             && self.journal.is_anybody_away(sent, got + ON_ITS_WAY)
     }
 }
@@ -186,17 +202,21 @@ impl Session {
     }
 
     fn request(&self) -> Vec<u8> {
-        let word = if self.way == Way::Channels { "SUBSCRIBE" } else { "PSUBSCRIBE" };
-        let topics = (0..TAGS).filter(|&tag| has_channel(tag)).map(|tag| self.topic(tag));
+        let word = match self.way {
+            Way::Channels => "SUBSCRIBE",
+            Way::Patterns => "PSUBSCRIBE",
+            Way::Shards => "SSUBSCRIBE",
+        };
+        let topics = self.way.tags().map(|tag| self.topic(tag));
         encode(&[word.to_owned()].into_iter().chain(topics).collect::<Vec<_>>())
     }
 
     fn topic(&self, tag: usize) -> String {
-        key(tag, if self.way == Way::Channels { "channel" } else { "chan*" })
+        key(tag, if self.way == Way::Patterns { "chan*" } else { "channel" })
     }
 
     fn confirm(&mut self, topic: &str, now: Ms) {
-        if let Some(tag) = (0..TAGS).find(|&tag| self.topic(tag) == topic) {
+        if let Some(tag) = self.way.tags().find(|&tag| self.topic(tag) == topic) {
             self.confirmed.insert(tag, now);
         }
     }
@@ -215,7 +235,7 @@ impl Session {
         if !heard.insert(n) {
             return Some(format!("subscriber {} of {:?} got {message} twice", self.who, self.way));
         }
-        if self.way == Way::Channels && last > Some(n) {
+        if self.way != Way::Patterns && last > Some(n) {
             self.late.push((client, tag, n, now));
         }
         None

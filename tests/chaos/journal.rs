@@ -120,6 +120,8 @@ pub struct Journal {
     pub errors: Mutex<BTreeMap<String, (u64, Ms)>>,
     pub events: Mutex<Vec<(Ms, String)>>,
     windows: Mutex<Vec<Window>>,
+    /// Tags whose slots were given to another node, and when.
+    moves: Mutex<Vec<(Vec<usize>, Span)>>,
     pub faults: Mutex<Vec<Fault>>,
     pub fault_count: AtomicU64,
     times: Vec<Times>,
@@ -134,6 +136,7 @@ impl Journal {
             errors: Mutex::default(),
             events: Mutex::default(),
             windows: Mutex::default(),
+            moves: Mutex::default(),
             faults: Mutex::default(),
             fault_count: AtomicU64::new(0),
             times: (0..TAGS).map(|_| Times::default()).collect(),
@@ -180,6 +183,25 @@ impl Journal {
         let mut windows = lock(&self.windows);
         windows.push(Window { kind, nodes, tags, lossy, from: self.now(), to: Ms::MAX });
         windows.len() - 1
+    }
+
+    /// Slots begin to be given to another node, by plan; returns the number for [`Journal::moved`].
+    pub fn moving(&self, tags: Vec<usize>) -> usize {
+        let mut moves = lock(&self.moves);
+        moves.push((tags, (self.now(), Ms::MAX)));
+        moves.len() - 1
+    }
+
+    /// All know the new owner.
+    pub fn moved(&self, number: usize) {
+        lock(&self.moves)[number].1.1 = self.now();
+    }
+
+    /// Whether the tag's slot had another owner in this time, or a moment before it.
+    pub fn has_moved(&self, tag: usize, from: Ms, to: Ms) -> bool {
+        let is_near = |begun: Ms, end: Ms| begun <= to && from <= end.saturating_add(AFTERMATH);
+        lock(&self.moves).iter().any(|(tags, (begun, end))| tags.contains(&tag) && is_near(*begun, *end))
+            || lock(&self.windows).iter().any(|w| w.tags.contains(&tag) && w.is_near(from, to))
     }
 
     /// One more address belongs to the window.

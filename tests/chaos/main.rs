@@ -88,7 +88,7 @@ fn chaos(settings: Settings) {
     thread::scope(|scope| {
         let (run, world, taken, heard) = (&run, &world, &taken, &heard);
         for who in 0..SUBSCRIBERS {
-            for way in [Way::Channels, Way::Patterns] {
+            for way in Way::ALL {
                 scope.spawn(move || run.subscribe(who, way, heard));
             }
         }

@@ -6,9 +6,9 @@ use crate::{
     support::{Value, encode},
 };
 
-/// Whether the tag has a channel, on which clients publish.
-pub fn has_channel(tag: usize) -> bool {
-    tag.is_multiple_of(3)
+/// Whether the tag has a channel, on which clients publish; with `sharded`, one of its shard.
+pub fn has_channel(tag: usize, sharded: bool) -> bool {
+    tag % 3 == usize::from(sharded)
 }
 
 /// Whether the tag has a queue, from which others pop.
@@ -17,7 +17,7 @@ pub fn has_queue(tag: usize) -> bool {
 }
 
 /// What clients do, by [`Op::name`].
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 29] = [
     "RPUSH",
     "LRANGE",
     "EVAL",
@@ -43,6 +43,7 @@ pub const NAMES: [&str; 28] = [
     "MULTI",
     "RPUSH of a queue",
     "PUBLISH",
+    "SPUBLISH",
     "PING",
     "ECHO x",
     "DBSIZE",
@@ -93,6 +94,7 @@ impl Op {
             Self::Many(many) => many.name,
             Self::Transfer(..) => "MULTI",
             Self::Enqueue(..) => "RPUSH of a queue",
+            Self::Publish(tag, _) if has_channel(*tag, true) => "SPUBLISH",
             Self::Publish(..) => "PUBLISH",
             Self::Keyless(name, _) => name,
         }
@@ -191,7 +193,7 @@ impl Op {
                 block.iter().flat_map(|command| encode(command)).collect()
             }
             Self::Enqueue(tag, n) => encode(&["RPUSH", &key(*tag, "queue"), &value(me, *tag, *n)]),
-            Self::Publish(tag, n) => encode(&["PUBLISH", &key(*tag, "channel"), &value(me, *tag, *n)]),
+            Self::Publish(tag, n) => encode(&[self.name(), &key(*tag, "channel"), &value(me, *tag, *n)]),
             Self::Fixed(tag) => encode(&["GET", &key(*tag, "fixed0")]),
             Self::Large(tag) => encode(&["GET", &key(*tag, "large")]),
             Self::Keyless(words, _) => encode(&words.split(' ').collect::<Vec<_>>()),

@@ -7,8 +7,14 @@ use crate::{journal::lock, keys::TAGS, ops::NAMES, run::Run, support::Proxy, wor
 /// A run that is long enough for everything.
 const LONG: Duration = Duration::from_secs(300);
 /// What others do than the clients with pipelines.
-const OTHERS: [&str; 5] =
-    ["BLPOP", "BLMOVE", "SCANs of all keys", "messages of Channels heard", "messages of Patterns heard"];
+const OTHERS: [&str; 6] = [
+    "BLPOP",
+    "BLMOVE",
+    "SCANs of all keys",
+    "messages of Channels heard",
+    "messages of Patterns heard",
+    "messages of Shards heard",
+];
 
 /// Whether anything was wrong.
 pub fn failed(run: &Run) -> bool {

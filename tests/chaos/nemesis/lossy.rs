@@ -46,7 +46,7 @@ pub fn fail_over(run: &Run, world: &World, step: &Step) -> Result<String, String
     let window = (step.kind != Failover).then(|| {
         run.journal.open(step.kind.name(), vec![world.addr(primary)], world.tags_of(step.shard), true)
     });
-    let asked = run.journal.now();
+    let (asked, moving) = (run.journal.now(), run.journal.moving(world.tags_of(step.shard)));
     world.ask(replica, how)?;
     // A plain one that gets no answer in five seconds is given up by the replica: then it is asked again.
     let changed = || world.roles(step.shard).is_ok_and(|(now, _)| now == replica);
@@ -55,6 +55,7 @@ pub fn fail_over(run: &Run, world: &World, step: &Step) -> Result<String, String
     }
     let taken = run.journal.now() - asked;
     let whole = world.await_pair(step.shard);
+    run.journal.moved(moving);
     if let Some(window) = window {
         run.journal.close(window);
     }
