@@ -19,7 +19,7 @@ use super::{BULK, Backend, Reply, Request, SCRATCH, make_room};
 use crate::metrics::{LinkState, Phase, Reached};
 use crate::protocol::{ReplyFramer, Rest};
 
-/// A turn reads until a read has brought all that it might, and until it has handed out so many replies; then others run.
+/// A turn reads until a read has brought all that it might, or until it has handed out so many replies; then others run.
 const REPLIES_PER_TURN: usize = 1000;
 
 /// So long a reply is given room at once, as soon as something of it is there: to copy megabytes takes milliseconds.

@@ -67,12 +67,18 @@ impl Keys {
         Ok(Keys {
             slots: Vec::with_capacity(count),
             places: vec![0; SLOTS],
-            numbers: Vec::new(),
+            numbers: Vec::with_capacity(SLOTS),
             placed: 0,
             groups,
             order: vec![0; count],
             count,
         })
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        let tables = (self.places.capacity() + self.numbers.capacity()) * size_of::<u32>();
+        tables + self.count * (size_of::<u16>() + size_of::<(u16, u32)>() + size_of::<u32>())
     }
 
     /// Goes on with as many more: computes their slots, or groups them once all slots are known. In the end the groups,
@@ -142,6 +148,11 @@ impl Groups {
     /// The groups: each a slot and its keys.
     pub fn iter(&self) -> impl Iterator<Item = &[(u16, u32)]> {
         self.keys.chunk_by(|a, b| a.0 == b.0)
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        self.keys.capacity() * size_of::<(u16, u32)>()
     }
 
     /// How many keys there are.

@@ -35,9 +35,13 @@ enum Stage {
 }
 
 impl Splitting {
-    /// Bytes of memory: of the request, and as much again as for its arguments for slots and places.
+    /// Bytes of memory.
     pub(super) fn memory(&self) -> usize {
-        self.request.len() + 2 * size_of_val(&*self.spans)
+        let keys = match &self.stage {
+            Stage::Grouping(keys) => keys.memory(),
+            Stage::Sending(groups, ..) => groups.memory(),
+        };
+        self.request.len() + size_of_val(&*self.spans) + keys
     }
 }
 

@@ -185,23 +185,17 @@ impl Journal {
         windows.len() - 1
     }
 
-    /// Slots begin to be given to another node, by plan; returns the number for [`Journal::moved`].
-    pub fn moving(&self, tags: Vec<usize>) -> usize {
+    /// Slots are given to another node until what it returns is dropped: then all know the new owner.
+    pub fn moving(&self, tags: Vec<usize>) -> Moving<'_> {
         let mut moves = lock(&self.moves);
         moves.push((tags, (self.now(), Ms::MAX)));
-        moves.len() - 1
+        Moving { journal: self, number: moves.len() - 1 }
     }
 
-    /// All know the new owner.
-    pub fn moved(&self, number: usize) {
-        lock(&self.moves)[number].1.1 = self.now();
-    }
-
-    /// Whether the tag's slot had another owner in this time, or a moment before it.
+    /// Whether the tag's slot got another owner in this time, or a moment before it.
     pub fn has_moved(&self, tag: usize, from: Ms, to: Ms) -> bool {
         let is_near = |begun: Ms, end: Ms| begun <= to && from <= end.saturating_add(AFTERMATH);
         lock(&self.moves).iter().any(|(tags, (begun, end))| tags.contains(&tag) && is_near(*begun, *end))
-            || lock(&self.windows).iter().any(|w| w.tags.contains(&tag) && w.is_near(from, to))
     }
 
     /// One more address belongs to the window.
@@ -296,6 +290,18 @@ impl Journal {
             tags.clone().map(of).max().unwrap_or_default()
         };
         [worst(|t| (&t.slowest, &t.slowest_at)), worst(|t| (&t.silent, &t.silent_at))]
+    }
+}
+
+/// Slots that are given to another node.
+pub struct Moving<'a> {
+    journal: &'a Journal,
+    number: usize,
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        lock(&self.journal.moves)[self.number].1.1 = self.journal.now();
     }
 }
 

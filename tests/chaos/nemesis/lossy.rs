@@ -46,7 +46,7 @@ pub fn fail_over(run: &Run, world: &World, step: &Step) -> Result<String, String
     let window = (step.kind != Failover).then(|| {
         run.journal.open(step.kind.name(), vec![world.addr(primary)], world.tags_of(step.shard), true)
     });
-    let (asked, moving) = (run.journal.now(), run.journal.moving(world.tags_of(step.shard)));
+    let (asked, _moving) = (run.journal.now(), run.journal.moving(world.tags_of(step.shard)));
     world.ask(replica, how)?;
     // A plain one that gets no answer in five seconds is given up by the replica: then it is asked again.
     let changed = || world.roles(step.shard).is_ok_and(|(now, _)| now == replica);
@@ -55,7 +55,6 @@ pub fn fail_over(run: &Run, world: &World, step: &Step) -> Result<String, String
     }
     let taken = run.journal.now() - asked;
     let whole = world.await_pair(step.shard);
-    run.journal.moved(moving);
     if let Some(window) = window {
         run.journal.close(window);
     }
@@ -77,6 +76,7 @@ pub fn break_primary(run: &Run, world: &World, step: &Step) -> Result<String, St
     world.keep.link();
     let window =
         run.journal.open(step.kind.name(), vec![world.addr(primary)], world.tags_of(step.shard), true);
+    let _moving = run.journal.moving(world.tags_of(step.shard));
     world.set_away(primary, true);
     let watch = Watch::begin(run, world, step.shard, replica);
     let result = take_away(world, step.kind, primary, || {

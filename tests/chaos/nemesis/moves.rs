@@ -69,17 +69,19 @@ pub fn burst(run: &Run, world: &World, step: &Step) -> Result<String, String> {
         let view = world.cluster.node(from).view().unwrap_or_default();
         view.iter().any(|line| line.id == id && line.owns(slot(chosen[0])))
     };
-    let moving = run.journal.moving(chosen.clone());
+    let _moving = run.journal.moving(chosen.clone());
     // It may fail, if one of both loads its data just now; all keys are where they were then.
     wait("the slots move", Duration::from_secs(60), || {
-        world.ask(from, &call).is_ok_and(|_| wait("they are there", Duration::from_secs(10), gone).is_ok())
+        gone()
+            || world
+                .ask(from, &call)
+                .is_ok_and(|_| wait("they are there", Duration::from_secs(10), gone).is_ok())
     })?;
     for &tag in &chosen {
         run.journal.count("slots moved at once", 1);
         world.await_owner(slot(tag), to)?;
         world.give(tag, step.to);
     }
-    run.journal.moved(moving);
     await_copy(world, step.to)?;
     Ok(format!("tags {chosen:?} at once from node {from} to {to}"))
 }
@@ -111,7 +113,6 @@ fn move_slot(
     world.await_epoch(to)?;
     world.ask(to, &["CLUSTER", "SETSLOT", &number, "IMPORTING", &source])?;
     world.ask(from, &["CLUSTER", "SETSLOT", &number, "MIGRATING", &target])?;
-    let moving = run.journal.moving((0..TAGS).filter(|&tag| self::slot(tag) == slot).collect());
     if !half.is_zero() {
         let keys = keys_in(world, from, slot, 100_000);
         let some: Vec<&str> = keys.iter().step_by(2).map(String::as_str).collect();
@@ -127,6 +128,7 @@ fn move_slot(
         }
         migrate(world, from, to, &keys.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
+    let _moving = run.journal.moving((0..TAGS).filter(|&tag| self::slot(tag) == slot).collect());
     for node in [to, from] {
         world.ask(node, &["CLUSTER", "SETSLOT", &number, "NODE", &target])?;
     }
@@ -137,9 +139,7 @@ fn move_slot(
         }
     }
     run.journal.count("slots moved", 1);
-    world.await_owner(slot, to)?;
-    run.journal.moved(moving);
-    Ok(())
+    world.await_owner(slot, to)
 }
 
 /// Keys of the slot, up to so many.
