@@ -30,7 +30,8 @@ pub enum Way {
     Channels,
     /// Messages of several nodes come in no certain order when a publisher's node changes.
     Patterns,
-    /// What is published while the slot changes its owner may be missed.
+    /// What is published while the slot changes its owner may be missed. A replica that takes over by force tells late
+    /// what its primary published before, also if that has been heard.
     Shards,
 }
 
@@ -62,8 +63,9 @@ struct Session {
     confirmed: BTreeMap<usize, Ms>,
     /// By client and tag, the numbers of the messages.
     heard: BTreeMap<(usize, usize), BTreeSet<usize>>,
-    /// Messages that came behind a later one of their client and channel: client, tag, number, and when.
-    late: Vec<(usize, usize, usize, Ms)>,
+    /// Messages that came behind a later one of their client and channel, or, if that is said, again: client, tag,
+    /// number, and when.
+    late: Vec<(usize, usize, usize, Ms, bool)>,
     /// When it was disconnected, if it was.
     cut: Option<Ms>,
 }
@@ -112,9 +114,7 @@ impl Run {
                 Ok(Value::Array(items)) if items.len() >= 3 => match items[0].text().as_str() {
                     "message" | "pmessage" | "smessage" => {
                         self.journal.count(&format!("messages of {:?} heard", session.way), 1);
-                        if let Some(what) = session.hear(&items[items.len() - 1].text(), self.journal.now()) {
-                            self.journal.fault("duplicate", what, String::new());
-                        }
+                        session.hear(&items[items.len() - 1].text(), self.journal.now());
                     }
                     "subscribe" | "psubscribe" | "ssubscribe" => {
                         session.confirm(&items[1].text(), self.journal.now())
@@ -134,15 +134,29 @@ impl Run {
             let Session { who, way, begun, .. } = session;
             let end = session.cut.unwrap_or(Ms::MAX);
             let lasted = session.cut.unwrap_or_else(|| self.journal.now()).saturating_sub(*begun);
-            for &(client, tag, n, at) in &session.late {
-                let (sent, got, outcome) = clients[client].keys[tag].channel[n];
+            let log = |client: usize, tag: usize| Some(&*clients.get(client)?.keys.get(tag)?.channel);
+            for (&(client, tag), numbers) in &session.heard {
+                if numbers.last().copied() >= log(client, tag).map(<[_]>::len) {
+                    let what = format!("subscriber {who} of {way:?} got {client}.{tag}.{:?}", numbers.last());
+                    self.journal.fault("message that nobody published", what, String::new());
+                }
+            }
+            for &(client, tag, n, at, again) in &session.late {
+                let Some(&(sent, got, outcome)) = log(client, tag).and_then(|log| log.get(n)) else {
+                    continue;
+                };
+                let by_force = *way == Way::Shards && self.journal.lossy(tag, (sent, at)).is_some();
                 // A node that paused publishes what it was sent before, when those who asked have given it up.
-                if outcome != Some(Outcome::Doubt) {
+                let paused = !again && outcome == Some(Outcome::Doubt);
+                if by_force {
+                    self.journal.count("messages of Shards that came late or again after a takeover", 1);
+                } else if !paused {
                     let what = format!(
-                        "subscriber {who} of {way:?} got {client}.{tag}.{n} at {at}, behind a later one; published \
-                         {sent}..{got}: {outcome:?}"
+                        "subscriber {who} of {way:?} got {client}.{tag}.{n} at {at}, published {sent}..{got}: \
+                         {outcome:?}"
                     );
-                    self.journal.fault("order", what, String::new());
+                    let kind = if again { "duplicate message" } else { "order of messages" };
+                    self.journal.fault(kind, what, String::new());
                 }
             }
             for tag in way.tags() {
@@ -225,19 +239,16 @@ impl Session {
         self.heard.get(&(client, tag)).is_some_and(|heard| heard.contains(&n))
     }
 
-    /// A message came; what is wrong with it.
-    fn hear(&mut self, message: &str, now: Ms) -> Option<String> {
+    /// A message came.
+    fn hear(&mut self, message: &str, now: Ms) {
         let mut numbers = message.split('.').map(|n| n.parse::<usize>().unwrap_or(usize::MAX));
         let mut next = || numbers.next().unwrap_or(usize::MAX);
         let (client, tag, n) = (next(), next(), next());
         let heard = self.heard.entry((client, tag)).or_default();
-        let last = heard.last().copied();
-        if !heard.insert(n) {
-            return Some(format!("subscriber {} of {:?} got {message} twice", self.who, self.way));
+        let is_behind = heard.last() > Some(&n);
+        let again = !heard.insert(n);
+        if again || (is_behind && self.way != Way::Patterns) {
+            self.late.push((client, tag, n, now, again));
         }
-        if self.way != Way::Patterns && last > Some(n) {
-            self.late.push((client, tag, n, now));
-        }
-        None
     }
 }

@@ -30,8 +30,8 @@ const NOT_EXECUTED: [&str; 7] =
     ["CLUSTERDOWN ", "MOVED ", "ASK ", "TRYAGAIN ", "LOADING ", "READONLY ", "MASTERDOWN "];
 /// Before it, if it was a transaction.
 const ABORTED: &str = "EXECABORT Transaction discarded because of: ";
-/// More would only repeat the first ones.
-const FAULTS_KEPT: usize = 40;
+/// More of a kind would only repeat the first ones.
+const FAULTS_KEPT: usize = 20;
 /// So many events of a key are kept.
 const REMEMBERED: usize = 60;
 
@@ -172,8 +172,9 @@ impl Journal {
 
     pub fn fault(&self, kind: &'static str, what: String, history: String) {
         self.fault_count.fetch_add(1, Ordering::Relaxed);
+        self.count(&format!("faults: {kind}"), 1);
         let mut faults = lock(&self.faults);
-        if faults.len() < FAULTS_KEPT {
+        if faults.iter().filter(|fault| fault.kind == kind).count() < FAULTS_KEPT {
             faults.push(Fault { at: self.now(), kind, what, history });
         }
     }

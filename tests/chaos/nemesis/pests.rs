@@ -81,9 +81,14 @@ fn kill_links(world: &World, node: usize, step: &Step) -> Option<String> {
     Some(format!("{} links ended{}", ids.len(), if asleep { " in its sleep" } else { "" }))
 }
 
-/// Lets a node load its data again, so slowly that it has to say LOADING for a while.
+/// Lets a primary load its data again, so slowly that it has to say LOADING for a while. A replica refuses what its
+/// primary sends meanwhile, and counts it as done.
 fn reload(world: &World, node: usize, step: &Step) -> Option<String> {
     let mut conn = Conn::connect(&world.addr(node), Duration::from_secs(20)).ok()?;
+    if !matches!(conn.cmd(&["ROLE"]).ok()?, Value::Array(role) if role.first() == Some(&Value::bulk("master")))
+    {
+        return None;
+    }
     let delay = (step.which * 300.0) as u32;
     conn.cmd(&["CONFIG", "SET", "key-load-delay", &delay.to_string()]).ok()?;
     let reply = conn.cmd(&["DEBUG", "RELOAD"]).ok()?;
