@@ -222,3 +222,23 @@ fn a_command_that_only_asks_nodes_obeys_command_timeout() {
     cluster.cont(0);
     eventually(SOON, || client.cmd(&["RANDOMKEY"]) == Value::bulk("k"));
 }
+
+#[test]
+fn a_write_of_which_a_part_was_carried_out_is_in_doubt() {
+    let cluster = ScriptedCluster::start(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--command-timeout", "1s"]).start();
+    let mut client = proxy.connect();
+    let (first, second) = (key(LOW, "first"), key(LOW, "second"));
+    eventually(SOON, || client.cmd(&["GET", &first]) == Value::NullBulk);
+    // The slot is half moved, and one of the keys cannot be reached.
+    cluster.node(0).script(|_, args| match (&args[0][..], args.len()) {
+        (b"DEL", 2) if args[1].ends_with(b"first") => Action::reply(":1\r\n"),
+        (b"DEL", _) => Action::reply("-TRYAGAIN Multiple keys request during rehashing of slot\r\n"),
+        _ => Action::Default,
+    });
+    let reply = client.cmd(&["DEL", &first, &second]);
+    assert!(reply.text().starts_with("INDOUBT "), "{reply:?}");
+    // Of a command without any effect that is known.
+    let reply = client.cmd(&["DEL", &second]);
+    assert!(reply.text().starts_with("TRYAGAIN "), "{reply:?}");
+}

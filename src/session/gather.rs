@@ -103,6 +103,11 @@ impl Gather {
         (self.order, self.more) = (order, false);
     }
 
+    /// Whether a reply has come: that part has perhaps been carried out.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.parts.iter().any(|part| part.reply.is_some())
+    }
+
     /// Whether but one reply is still to come.
     pub(crate) fn is_last(&self) -> bool {
         self.left == 1 && !self.more

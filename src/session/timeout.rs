@@ -38,6 +38,9 @@ impl Session {
         let (readonly, command) = (spec.is_some_and(|spec| spec.is_readonly()), spec.map(|spec| spec.id));
         let publishes = spec.is_some_and(|spec| spec.barrier == Barrier::AfterOthers);
         let waiting = state.waiting(seq);
+        // Some keys of a write may have been changed, whatever became of the others.
+        let torn = waiting.first().map(|(slot, ..)| *slot);
+        let torn = torn.filter(|_| !readonly && state.parts(seq).is_some_and(|parts| parts.has_begun()));
         // A read may be overtaken: nobody sees any more what it finds.
         if !readonly && !waiting.is_empty() {
             state.lanes();
@@ -59,6 +62,10 @@ impl Session {
                     node = Some(link.map_or_else(|| NodeAddr::new("?", 0), |link| link.addr().clone()));
                 }
             }
+        }
+        if let (Some(slot), None) = (torn, &node) {
+            let owner = self.worker.routes.borrow().owner(slot).map(|node| node.addr().clone());
+            node = Some(owner.unwrap_or_else(|| NodeAddr::new("?", 0)));
         }
         let metrics = &self.worker.backend.metrics;
         metrics.reached[Reached::CommandTimeout.index()].add(1);
