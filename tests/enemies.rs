@@ -265,13 +265,9 @@ fn clients_that_begin_to_wait_and_leave_keep_nobody_from_watching() {
     took.sort();
     assert!(took[took.len() / 2] < Duration::from_secs(2), "{took:?}");
     // On a machine that does much besides a handshake may take longer than connect_timeout.
-    let failed = [
-        "slotmux_errors_total",
-        r#"slotmux_node_dial_failures_total{kind="refused"}"#,
-        r#"slotmux_node_dial_failures_total{kind="max_clients"}"#,
-        r#"slotmux_node_dial_failures_total{kind="other"}"#,
-    ];
-    assert_eq!(failed.map(|name| proxy.metric(name)), [0.0; 4]);
+    let late = proxy.metric(r#"slotmux_node_dial_failures_total{kind="timeout"}"#);
+    let failed = ["slotmux_errors_total", "slotmux_node_dial_failures_total"];
+    assert_eq!(failed.map(|name| proxy.metric(name)), [0.0, late]);
     eventually(SOON, || proxy.metric("slotmux_clients") == 1.0);
 }
 

@@ -170,10 +170,12 @@ impl World {
 
     /// Waits until every node that is up sees this, or has gone meanwhile.
     pub fn all_see(&self, what: &str, sees: impl Fn(&[NodeLine]) -> bool) -> Result<(), String> {
-        wait(what, PATIENCE, || {
-            self.up().into_iter().all(|node| {
-                self.cluster.node(node).view().map_or_else(|_| self.is_away(node), |view| sees(&view))
-            })
+        wait(what, PATIENCE, || self.do_all_see(&sees))
+    }
+
+    fn do_all_see(&self, sees: impl Fn(&[NodeLine]) -> bool) -> bool {
+        self.up().into_iter().all(|node| {
+            self.cluster.node(node).view().map_or_else(|_| self.is_away(node), |view| sees(&view))
         })
     }
 
@@ -189,27 +191,19 @@ impl World {
                     .filter(|line| line.is("master") && Some(line.epoch) == own)
                     .all(|line| line.id == id)
             };
-            let knows = |view: &[NodeLine]| epoch(view) == own && (own == Some(0) || alone(view));
-            own.is_some()
-                && self.up().into_iter().all(|node| {
-                    self.cluster.node(node).view().map_or_else(|_| self.is_away(node), |view| knows(&view))
-                })
+            own.is_some() && self.do_all_see(|view| epoch(view) == own && (own == Some(0) || alone(view)))
         })
     }
 
     /// Waits until all know a slot's owner and its epoch.
     pub fn await_owner(&self, slot: u16, owner: usize) -> Result<(), String> {
         let id = self.id(owner);
-        let claim = |view: Vec<NodeLine>| {
-            view.into_iter().find(|line| line.id == id && line.owns(slot)).map(|line| line.epoch)
+        let claim = |view: &[NodeLine]| {
+            view.iter().find(|line| line.id == id && line.owns(slot)).map(|line| line.epoch)
         };
         wait("all know the slot's owner and its epoch", PATIENCE, || {
-            let own = self.cluster.node(owner).view().ok().and_then(claim);
-            own.is_some()
-                && self.up().into_iter().all(|node| {
-                    let view = self.cluster.node(node).view();
-                    view.map_or_else(|_| self.is_away(node), |view| claim(view) == own)
-                })
+            let own = self.cluster.node(owner).view().ok().and_then(|view| claim(&view));
+            own.is_some() && self.do_all_see(|view| claim(view) == own)
         })
     }
 

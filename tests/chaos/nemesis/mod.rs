@@ -197,8 +197,7 @@ fn lane(run: &Run, world: &World, number: u64, name: &str, kinds: &[Kind]) {
 /// Does it, and returns when the cluster is as before; what was done.
 fn carry_out(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     match step.kind {
-        Move | Half | Rebalance => moves::reshard(run, world, step),
-        Burst => moves::burst(run, world, step),
+        Move | Half | Rebalance | Burst => moves::reshard(run, world, step),
         AddRemove => moves::add_and_remove(run, world, step),
         AddReplica => moves::add_replica(run, world, step),
         Failover | Force | Takeover => lossy::fail_over(run, world, step),

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Half, Rebalance, Step};
+use super::{Burst, Half, Rebalance, Step};
 use crate::{
     journal::lock,
-    keys::{TAGS, slot},
+    keys::slot,
     run::Run,
     support::Value,
     world::{SHARDS, SPARES, World, wait},
@@ -24,13 +24,14 @@ const EMPTY_FOR: Duration = Duration::from_secs(1);
 /// Keys that are moved by one command.
 const AT_ONCE: usize = 100;
 
-/// Moves one slot, at once or with a long half-way, or several one after the other.
+/// Moves one slot, at once or with a long half-way, or several, one after the other or all in one moment.
 pub fn reshard(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     let _held = world.lock_slots(vec![step.shard, step.to]);
     let tags = world.tags_of(step.shard);
     let (from, to) = (world.roles(step.shard)?.0, world.roles(step.to)?.0);
     let (count, half) = match step.kind {
         Rebalance => ((tags.len() / 2).min(4), Duration::ZERO),
+        Burst => (tags.len() / 2, Duration::ZERO),
         Half => (1, step.between(0.5, 4.0)),
         _ => (1, step.between(0.0, 0.3)),
     };
@@ -40,36 +41,33 @@ pub fn reshard(run: &Run, world: &World, step: &Step) -> Result<String, String> 
     if tags.len() <= 3 {
         return Ok(String::new());
     }
-    for &tag in &chosen {
-        move_slot(run, world, slot(tag), from, to, half)?;
-        world.give(tag, step.to);
+    if step.kind == Burst {
+        move_at_once(run, world, &chosen, from, to)?;
+        chosen.iter().for_each(|&tag| world.give(tag, step.to));
+    } else {
+        for &tag in &chosen {
+            move_slot(run, world, tag, from, to, half)?;
+            world.give(tag, step.to);
+        }
     }
     await_copy(world, step.to)?;
     Ok(format!("tags {chosen:?} from node {from} to {to}"))
 }
 
-/// Moves the slots of several tags at once with all their keys, as newer servers do it by themselves.
-pub fn burst(run: &Run, world: &World, step: &Step) -> Result<String, String> {
-    let _held = world.lock_slots(vec![step.shard, step.to]);
-    let tags = world.tags_of(step.shard);
-    let (from, to) = (world.roles(step.shard)?.0, world.roles(step.to)?.0);
-    if tags.len() <= 3 {
-        return Ok(String::new());
-    }
-    let first = (step.which * tags.len() as f64) as usize;
-    let chosen: Vec<usize> = tags.iter().cycle().skip(first).take(tags.len() / 2).copied().collect();
+/// Moves slots with all their keys in one moment, as newer servers do it by themselves.
+fn move_at_once(run: &Run, world: &World, tags: &[usize], from: usize, to: usize) -> Result<(), String> {
     world.await_epoch(from)?;
     world.await_epoch(to)?;
-    let slots: Vec<String> = chosen.iter().map(|&tag| slot(tag).to_string()).collect();
+    let slots: Vec<String> = tags.iter().map(|&tag| slot(tag).to_string()).collect();
     let mut call = vec!["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"];
     call.extend(slots.iter().flat_map(|slot| [slot.as_str(), slot]));
     let id = world.id(to);
     call.extend(["NODE", &id]);
     let gone = || {
         let view = world.cluster.node(from).view().unwrap_or_default();
-        view.iter().any(|line| line.id == id && line.owns(slot(chosen[0])))
+        view.iter().any(|line| line.id == id && line.owns(slot(tags[0])))
     };
-    let _moving = run.journal.moving(chosen.clone());
+    let _moving = run.journal.moving(tags.to_vec());
     // It may fail, if one of both loads its data just now; all keys are where they were then.
     wait("the slots move", Duration::from_secs(60), || {
         gone()
@@ -77,13 +75,8 @@ pub fn burst(run: &Run, world: &World, step: &Step) -> Result<String, String> {
                 .ask(from, &call)
                 .is_ok_and(|_| wait("they are there", Duration::from_secs(10), gone).is_ok())
     })?;
-    for &tag in &chosen {
-        run.journal.count("slots moved at once", 1);
-        world.await_owner(slot(tag), to)?;
-        world.give(tag, step.to);
-    }
-    await_copy(world, step.to)?;
-    Ok(format!("tags {chosen:?} at once from node {from} to {to}"))
+    run.journal.count("slots moved at once", tags.len() as u64);
+    tags.iter().try_for_each(|&tag| world.await_owner(slot(tag), to))
 }
 
 /// Waits until what was moved in is at the replica too.
@@ -98,16 +91,17 @@ fn await_copy(world: &World, shard: usize) -> Result<(), String> {
     })
 }
 
-/// Moves a slot with all its keys, half of them first. Once begun it is carried through: the locks see to it that
+/// Moves a tag's slot with all its keys, half of them first. Once begun it is carried through: the locks see to it that
 /// neither end loses its role meanwhile.
 fn move_slot(
     run: &Run,
     world: &World,
-    slot: u16,
+    tag: usize,
     from: usize,
     to: usize,
     half: Duration,
 ) -> Result<(), String> {
+    let slot = slot(tag);
     let (number, target, source) = (slot.to_string(), world.id(to), world.id(from));
     world.await_epoch(from)?;
     world.await_epoch(to)?;
@@ -117,7 +111,7 @@ fn move_slot(
         let keys = keys_in(world, from, slot, 100_000);
         let some: Vec<&str> = keys.iter().step_by(2).map(String::as_str).collect();
         some.chunks(AT_ONCE).try_for_each(|some| migrate(world, from, to, some))?;
-        run.set_half_moved((0..TAGS).find(|&tag| self::slot(tag) == slot));
+        run.set_half_moved(Some(tag));
         thread::sleep(half);
         run.set_half_moved(None);
     }
@@ -128,7 +122,7 @@ fn move_slot(
         }
         migrate(world, from, to, &keys.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
-    let _moving = run.journal.moving((0..TAGS).filter(|&tag| self::slot(tag) == slot).collect());
+    let _moving = run.journal.moving(vec![tag]);
     for node in [to, from] {
         world.ask(node, &["CLUSTER", "SETSLOT", &number, "NODE", &target])?;
     }
@@ -176,14 +170,14 @@ pub fn add_and_remove(run: &Run, world: &World, step: &Step) -> Result<String, S
         let _held = world.lock_slots(vec![shard]);
         let tags = world.tags_of(shard);
         let Some(tag) = step.pick(&tags).filter(|_| tags.len() > 3) else { continue };
-        move_slot(run, world, slot(tag), world.roles(shard)?.0, spare, Duration::from_millis(50))?;
+        move_slot(run, world, tag, world.roles(shard)?.0, spare, Duration::from_millis(50))?;
         world.give(tag, spare);
         given.push((tag, shard));
     }
     thread::sleep(step.between(0.2, 4.0));
     for &(tag, shard) in &given {
         let _held = world.lock_slots(vec![shard]);
-        move_slot(run, world, slot(tag), spare, world.roles(shard)?.0, Duration::from_millis(50))?;
+        move_slot(run, world, tag, spare, world.roles(shard)?.0, Duration::from_millis(50))?;
         world.give(tag, shard);
         await_copy(world, shard)?;
     }
