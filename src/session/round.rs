@@ -9,9 +9,6 @@ use super::{Order, Session, Worker};
 use crate::backend::Link;
 use crate::metrics::{Closed, Reached};
 
-/// So large a block is a page of its own for the allocator.
-const LARGE_BLOCK: usize = 4 << 20;
-
 /// The highest share of each bound that anybody uses, in millionths, by [`Reached::index`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Levels([i64; Reached::ALL.len()]);
@@ -42,7 +39,6 @@ impl Worker {
         self.large.age(now);
         self.show(levels);
         self.backend.memory.add_up();
-        give_back_free_pages();
     }
 
     /// Shows the levels. Other clusters on this thread show theirs in the same cells: the highest stays there, and
@@ -55,13 +51,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// Pages that have been free for a second go back to the system when the next large block is freed (mimalloc's
-/// `purge_delay`); an idle proxy would free none, and keep what a large value took for ever. This one is never
-/// written to, so that it takes no memory.
-fn give_back_free_pages() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BLOCK)));
 }
 
 impl Session {
