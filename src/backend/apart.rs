@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::link::{Link, Queue};
@@ -70,7 +71,16 @@ impl Link {
     /// How many of so many bytes may be moved in this turn. What others wait behind is not held back.
     #[inline(always)]
     pub(super) fn may_move(&self, waiting: usize, allowance: &Allowance) -> usize {
-        if self.window.get() == 0 { usize::MAX } else { allowance.of(waiting, &self.wakeup) }
+        if self.window.get() == 0 { usize::MAX } else { allowance.of(waiting) }
+    }
+
+    /// Lets its task go on later. What others wait behind does not stand in line.
+    pub(super) fn go_on(&self, cx: &mut Context<'_>, allowance: &Allowance) {
+        if self.window.get() == 0 {
+            self.wakeup.go_on(cx);
+        } else {
+            self.wakeup.go_on_in_line(cx, allowance);
+        }
     }
 
     /// Takes note of the length of a reply: behind a large one the next command goes alone, behind others twice as many.

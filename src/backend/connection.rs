@@ -96,7 +96,7 @@ impl Connection {
             Ok(writes_on) => goes_on |= writes_on,
         }
         if goes_on {
-            self.link.wakeup.go_on(cx, &self.backend.allowance);
+            self.link.go_on(cx, &self.backend.allowance);
         }
         let queue = self.link.queue.borrow();
         if self.link.state.get() == State::Retired {

@@ -14,8 +14,8 @@ use super::Allowance;
 pub struct Wakeup {
     waker: RefCell<Option<Waker>>,
     scheduled: Cell<bool>,
-    /// The look at the sockets behind which the task goes on, or 0.
-    waits_for: Cell<u64>,
+    /// Its place in line among those that have much to do.
+    place: Cell<u64>,
 }
 
 impl Wakeup {
@@ -29,17 +29,17 @@ impl Wakeup {
         }
     }
 
-    /// Lets the running task go on after a look at the sockets, whoever wakes it: without one, many turns of a few tasks
-    /// that have much to do would come before anybody else's. To be called at the end of its turn.
-    pub fn go_on(&self, cx: &mut Context<'_>, allowance: &Allowance) {
+    /// Lets the running task go on after the next look at the sockets, whoever wakes it: without one, many turns of a few
+    /// tasks would come before anybody else's. To be called at the end of its turn.
+    pub fn go_on(&self, cx: &mut Context<'_>) {
         self.scheduled.set(true);
-        self.waits_for.set(allowance.look());
         _ = pin!(yield_now()).poll(cx);
     }
 
-    /// Whether the task has gone on behind this look; true but once.
-    pub(super) fn has_waited_for(&self, look: u64) -> bool {
-        self.waits_for.replace(0) == look
+    /// As [`Self::go_on`], for a task that has much to do: after as many looks as it takes until it is next in line.
+    pub fn go_on_in_line(&self, cx: &Context<'_>, allowance: &Allowance) {
+        self.scheduled.set(true);
+        self.place.set(allowance.stand_in_line(self.place.get(), cx.waker()));
     }
 
     /// Makes the task run (again).

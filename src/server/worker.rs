@@ -87,8 +87,9 @@ impl ClusterParts {
         spawn_local(worker.clone().keep_monitored());
         spawn_local(worker.clone().relieve());
         spawn_local(worker.clone().answer_control(index));
-        let spinner = worker.clone();
+        let (spinner, backend) = (worker.clone(), worker.backend.clone());
         spawn_local(async move { spinner.spin().await });
+        spawn_local(async move { backend.allowance.share_out().await });
         worker
     }
 }

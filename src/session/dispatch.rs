@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::Room;
 use super::entry::{Pending, Progress};
 use super::gather::Gather;
-use super::intake::{TURN_BYTES, TURN_KEYS};
+use super::intake::TURN_KEYS;
 use super::lanes::{Held, History};
 use super::planner::{Planner, Source};
-use crate::backend::{Link, Reply, Ticket};
+use crate::backend::{BULK, Link, Reply, Ticket};
 use crate::command::{CommandError, KeyError, Spec};
 use crate::error::{ClientError, ErrorKind};
 use crate::metrics::Reached;
@@ -165,7 +165,7 @@ impl Planner<'_> {
 
     /// Cuts a request by slot.
     pub(super) fn split(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
-        if args.len() > TURN_KEYS || request.len() > TURN_BYTES {
+        if args.len() > TURN_KEYS || request.len() > BULK {
             return self.split_many(spec, args, request);
         }
         let groups = match Groups::of(spec, args) {

@@ -30,8 +30,8 @@ pub(crate) struct Gather {
 }
 
 /// Of so many keys' values, and bytes of them that are copied, the reply is made at once, or in one step.
-const MANY: usize = 250;
-const LONG: usize = BULK / 4;
+const MANY: usize = 125;
+const LONG: usize = BULK / 8;
 
 /// So many bytes of small replies lie one behind the other.
 const CHUNK: usize = 64 * 1024;

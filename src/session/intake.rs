@@ -13,8 +13,8 @@ use crate::metrics::{Closed, Reached};
 use crate::protocol::{Args, Framed, RequestError, RequestLimits};
 
 /// After so many requests, keys, or bytes of them a turn lets others run.
-pub(super) const TURN_KEYS: usize = 1000;
-pub(super) const TURN_BYTES: usize = 256 * 1024;
+pub(super) const TURN_KEYS: usize = 500;
+pub(super) const TURN_BYTES: usize = 64 * 1024;
 /// Request bytes of one client that wait for replies; a larger request goes alone.
 const IN_FLIGHT_BYTES: usize = 1 << 20;
 

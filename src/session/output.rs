@@ -10,8 +10,9 @@ use tokio::io::AsyncWrite;
 
 use super::turn::Turn;
 
-/// What was written is cut off once it is as much as this and as what is left: at most one copy for each byte.
-const COMPACTED: usize = 64 * 1024;
+/// Small replies of which so many bytes wait to be written are set aside as a chunk: to copy megabytes of them into
+/// ever larger buffers takes milliseconds.
+const CHUNK: usize = 64 * 1024;
 
 /// Small replies are gathered in one buffer, large ones are kept as they are.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct Output {
     /// How much of the first chunk has been written, with those before it that may share memory with others behind it:
     /// that is kept until all of them are.
     spent: usize,
+    /// Room in the buffers of `chunks` that none of their bytes takes.
+    spare: usize,
     /// What goes last.
     tail: Vec<u8>,
     /// How much of `tail` has been written; only when `chunks` is empty.
@@ -37,6 +40,8 @@ struct Chunk {
     shared: bool,
     /// It may share memory with those behind it.
     more: bool,
+    /// Room in its buffer that it does not take.
+    spare: usize,
 }
 
 impl Output {
@@ -68,19 +73,34 @@ impl Output {
         }
     }
 
-    fn add(&mut self, bytes: Bytes, shared: bool, more: bool) {
+    /// To be called when the client takes no more for now.
+    #[inline]
+    fn set_aside(&mut self) {
+        if self.tail.len() >= CHUNK {
+            self.end_tail();
+        }
+    }
+
+    fn end_tail(&mut self) {
         if self.tail.len() > self.written {
-            let mut gathered = Bytes::from(std::mem::take(&mut self.tail));
-            gathered.advance(std::mem::take(&mut self.written));
-            self.chunked += gathered.len();
-            self.chunks.push_back(Chunk { bytes: gathered, shared: false, more: false });
+            let room = self.tail.capacity();
+            let mut bytes = Bytes::from(std::mem::take(&mut self.tail));
+            bytes.advance(std::mem::take(&mut self.written));
+            let spare = room - bytes.len();
+            self.chunked += bytes.len();
+            self.spare += spare;
+            self.chunks.push_back(Chunk { bytes, shared: false, more: false, spare });
         } else {
             self.tail.clear();
             self.written = 0;
         }
+    }
+
+    fn add(&mut self, bytes: Bytes, shared: bool, more: bool) {
+        self.end_tail();
         self.chunked += bytes.len();
         self.shared += if shared { bytes.len() } else { 0 };
-        self.chunks.push_back(Chunk { bytes, shared, more });
+        self.chunks.push_back(Chunk { bytes, shared, more, spare: 0 });
     }
 
     /// Bytes to be written.
@@ -92,7 +112,7 @@ impl Output {
     /// Bytes of memory that it takes.
     #[inline]
     pub(crate) fn memory(&self) -> usize {
-        self.chunked - self.shared + self.spent + self.tail.capacity()
+        self.chunked - self.shared + self.spent + self.spare + self.tail.capacity()
     }
 
     /// Bytes that others have too, or had.
@@ -140,15 +160,13 @@ impl Output {
             }
             count -= len;
             self.spent = if chunk.more { self.spent + taken } else { 0 };
+            self.spare -= chunk.spare;
             self.chunks.pop_front();
         }
         self.written += count;
         if self.written == self.tail.len() {
             self.written = 0;
             self.tail.clear();
-        } else if self.written >= COMPACTED && self.written >= self.tail.len() / 2 {
-            // It may never be all written while the client reads more slowly than replies come.
-            self.tail.drain(..std::mem::take(&mut self.written));
         }
     }
 
@@ -165,7 +183,7 @@ impl Turn {
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let (session, backend) = (&self.session, &self.worker.backend);
         let mut state = session.state.borrow_mut();
-        let mut most = backend.allowance.of(state.out.len(), &session.wakeup);
+        let mut most = backend.allowance.of(state.out.len());
         while !state.out.is_empty() && most > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match state.out.single() {
@@ -188,6 +206,7 @@ impl Turn {
                 Poll::Pending => break,
             }
         }
+        state.out.set_aside();
         Ok(most == 0)
     }
 }
@@ -223,6 +242,21 @@ mod tests {
     }
 
     #[test]
+    fn many_small_replies_become_chunks_whose_room_counts_until_they_are_written() {
+        let mut output = Output::default();
+        output.tail().extend_from_slice(&vec![0; CHUNK - 1]);
+        output.set_aside();
+        assert!(output.single().is_some());
+        output.tail().extend_from_slice(&[0; 100]);
+        output.wrote(50);
+        let memory = output.memory();
+        output.set_aside();
+        assert_eq!((output.single(), output.len(), output.memory()), (None, CHUNK + 49, memory));
+        output.wrote(CHUNK + 49);
+        assert_eq!((output.len(), output.memory()), (0, 0));
+    }
+
+    #[test]
     fn replies_come_out_in_order_whatever_their_size_and_the_writes() {
         let (mut output, mut expected, mut got) = (Output::default(), Vec::new(), Vec::new());
         for i in 0..500usize {
@@ -236,6 +270,9 @@ mod tests {
                 bytes.truncate(1 + 5000 * round);
                 output.wrote(bytes.len());
                 got.extend(bytes);
+            }
+            if i % 7 == 0 {
+                output.set_aside();
             }
         }
         while !output.is_empty() {

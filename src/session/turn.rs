@@ -109,13 +109,11 @@ impl Turn {
             false if is_empty => Stop::Empty,
             false => self.plan_input(),
         };
-        let mut reads = 0;
-        while stop != Stop::Budget && reads < TURN_READS {
-            match self.read(stop, cx) {
-                Poll::Pending => break,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(next)) => stop = next,
-            }
+        let (mut reads, mut was_full) = (0, false);
+        while stop != Stop::Budget && reads < TURN_READS && !was_full {
+            let Poll::Ready(read) = self.read(stop, cx) else { break };
+            let Ok(read) = read else { return Poll::Ready(()) };
+            (stop, was_full) = read;
             reads += 1;
         }
         if (self.eof || self.closing) && self.session.waits_for_nobody(self.closing) {
@@ -138,9 +136,12 @@ impl Turn {
         self.worker.count_kept(&mut state, self.input.len() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());
         // There may be more to read: only a read that found nothing has set the alarm for it.
-        let goes_on = stop == Stop::Budget || reads == TURN_READS || writes_on || split > 0 || state.merging;
-        if goes_on || (stop == Stop::Blocked && self.may_go_on(&state)) {
-            self.session.wakeup.go_on(cx, &self.worker.backend.allowance);
+        let reads_on = was_full || reads == TURN_READS;
+        let goes_on = stop == Stop::Budget || reads_on || writes_on || split > 0 || state.merging;
+        if goes_on {
+            self.session.wakeup.go_on_in_line(cx, &self.worker.backend.allowance);
+        } else if stop == Stop::Blocked && self.may_go_on(&state) {
+            self.session.wakeup.go_on(cx);
         }
         // As a server does it: a client that has gone does not wait any more.
         self.closing |= self.eof && self.paused;
@@ -228,10 +229,10 @@ impl Turn {
         limit.as_mut().poll(cx)
     }
 
-    /// Reads once and plans. Pending when there is nothing to read, or no room.
+    /// Reads once and plans; true if there may be more to read. Pending when there is nothing, or no room.
     ///
     /// Where planning was not stopped the input is part of one request, which `max_request` bounds.
-    fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<Stop>> {
+    fn read(&mut self, stop: Stop, cx: &mut Context<'_>) -> Poll<io::Result<(Stop, bool)>> {
         let blocked = stop == Stop::Blocked;
         if self.eof || self.closing {
             self.session.state.borrow_mut().not_read = true;
@@ -243,21 +244,22 @@ impl Turn {
         let worker = self.worker.clone();
         let Backend { metrics, scratch, .. } = &*worker.backend;
         if blocked || self.input.is_empty() {
-            let most = if blocked { self.may_read() } else { SCRATCH };
+            let most = if blocked { self.worker.backend.allowance.share() } else { SCRATCH };
             let mut scratch = scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch[..most]);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             let filled = buffer.filled();
             metrics.bytes_in.add(filled.len() as u64);
             self.eof = filled.is_empty();
+            let was_full = filled.len() == most;
             if blocked {
                 self.ahead.push(filled);
-                return Poll::Ready(Ok(stop));
+                return Poll::Ready(Ok((stop, was_full)));
             }
             let mut input = Input::Scratch(filled);
             let stop = self.plan(&mut input);
             self.input.extend_from_slice(input.bytes());
-            return Poll::Ready(Ok(stop));
+            return Poll::Ready(Ok((stop, was_full)));
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, LARGE, BELIEVED);
@@ -266,13 +268,13 @@ impl Turn {
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room))?;
         metrics.bytes_in.add(count as u64);
         self.eof = count == 0;
-        Poll::Ready(Ok(self.plan_input()))
+        Poll::Ready(Ok((self.plan_input(), count == most)))
     }
 
     /// How many bytes a read may bring where something has been read already.
     fn may_read(&self) -> usize {
         let waiting = self.input.len().max(self.framer.wants()) + self.ahead.len();
-        self.worker.backend.allowance.of(waiting, &self.session.wakeup).min(SCRATCH)
+        self.worker.backend.allowance.of(waiting).min(SCRATCH)
     }
 
     /// Whether no more is read ahead; counts that, once until all was planned.
