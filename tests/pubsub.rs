@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::{ErrorKind, Read};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -778,4 +779,42 @@ fn channels_of_a_dead_shard_cost_nothing_while_they_wait() {
     println!("{few:.2} s of CPU while one channel waits, {many:.2} s while 20,000 do");
     // Most of it is for the metrics, which are looked at all the time.
     assert!(many < 2.5 * few, "{few} and {many} s");
+}
+
+#[test]
+fn who_leaves_as_soon_as_it_has_a_message_is_among_its_receivers() {
+    const SUBSCRIBERS: usize = 16;
+    const ROUNDS: usize = 100;
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
+    let mut publisher = proxy.connect();
+    let step = Barrier::new(SUBSCRIBERS + 1);
+    thread::scope(|scope| {
+        for _ in 0..SUBSCRIBERS {
+            let mut client = proxy.connect();
+            let step = &step;
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    let subscribed = client.cmd(&["SUBSCRIBE", "news"]);
+                    step.wait();
+                    let message = client.read_value();
+                    let left = client.cmd(&["UNSUBSCRIBE", "news"]);
+                    // No panic before all have come here: the others would wait for ever.
+                    step.wait();
+                    assert_eq!(subscribed.items().len(), 3);
+                    assert_eq!(message.items()[2].text(), "x");
+                    assert_eq!(left.items()[2], Value::Int(0));
+                }
+            });
+        }
+        let counted = (0..ROUNDS).map(|_| {
+            step.wait();
+            let counted = publisher.cmd(&["PUBLISH", "news", "x"]);
+            step.wait();
+            counted
+        });
+        let counted: Vec<Value> = counted.collect();
+        assert_eq!(counted, vec![Value::Int(SUBSCRIBERS as i64); ROUNDS]);
+        assert_eq!(publisher.cmd(&["PUBLISH", "news", "x"]), Value::Int(0));
+    });
 }

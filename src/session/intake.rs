@@ -309,7 +309,7 @@ impl Turn {
             return client.queue(spec, route, args, source.bytes(), planner);
         }
         if spec.flags.has(Flags::PUBSUB) {
-            planner.state.counts_receivers_until = planner.state.next_seq() + 1;
+            planner.note_message(spec, args);
         }
         match route {
             Route::Keyed => planner.keyed(spec, args, source),

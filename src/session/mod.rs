@@ -215,7 +215,7 @@ impl Session {
         }
         let backend = &self.worker.backend;
         let now = backend.clock.now();
-        if ticket.seq < state.counts_receivers_until
+        if ticket.seq < state.messages.until
             && let Some(reply) = self.in_clients(state, ticket, reply.bytes(), request)
         {
             return state.complete(ticket, Reply::Small(&reply), now, &backend.metrics)

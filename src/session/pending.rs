@@ -8,6 +8,7 @@ use super::entry::{Pending, Progress};
 use super::gather::Gather;
 use super::lanes::Lanes;
 use super::output::Output;
+use super::receivers::Messages;
 use super::replies::Replies;
 use super::splitting::Splitting;
 use super::subscribe::Subscriptions;
@@ -41,8 +42,8 @@ pub(crate) struct State {
     /// Bytes of replies that wait for those to earlier commands.
     pub(super) early: usize,
     pub(crate) lanes: Option<Box<Lanes>>,
-    /// Commands before this one may have to be told their numbers of receivers in clients.
-    pub(crate) counts_receivers_until: u64,
+    /// Its messages that are on their way.
+    pub(crate) messages: Messages,
     /// The links that carried its writes, by [`Link::bit`](crate::backend::Link::bit).
     pub(crate) wrote: u64,
     /// The routes' version that the commands in the queue were sent by.

@@ -139,17 +139,16 @@ impl Receivers {
         self.counts.version.load(Relaxed) != 0
     }
 
-    /// The number of receivers of a message, if `node` says that `told` connections are.
+    /// What to add to the number of receivers that `node` gives for a message.
     #[must_use]
-    pub fn of_message(&self, kind: Topics, channel: &[u8], node: &NodeAddr, told: i64) -> i64 {
+    pub fn beyond(&self, kind: Topics, channel: &[u8], node: &NodeAddr) -> i64 {
         let version = self.counts.version.load(Relaxed);
         let mut known = self.known.borrow_mut();
         if self.version.replace(version) != version || known.len() >= REMEMBERED {
             known.clear();
         }
         let key = (kind, node.clone(), Bytes::copy_from_slice(channel));
-        let beyond = known.entry(key).or_insert_with(|| self.counts.beyond(kind, channel, node));
-        (told + *beyond).max(0)
+        *known.entry(key).or_insert_with(|| self.counts.beyond(kind, channel, node))
     }
 
     /// The counts of all workers.
@@ -168,7 +167,7 @@ mod tests {
         let counts = Arc::new(Counts::default());
         let receivers = Receivers::new(counts.clone());
         let (one, two) = (NodeAddr::new("a", 1), NodeAddr::new("a", 2));
-        let receive = |node: &NodeAddr, told| receivers.of_message(Topics::Channels, b"news", node, told);
+        let receive = |node: &NodeAddr, told| told + receivers.beyond(Topics::Channels, b"news", node);
         assert!(!receivers.any());
         assert_eq!(receive(&one, 3), 3);
         let (channel, pattern) = (Bytes::from("news"), Bytes::from("n*"));
