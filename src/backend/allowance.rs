@@ -10,32 +10,42 @@ use super::{BULK, Wakeup};
 
 /// So many bytes all of them together,
 const ALL: usize = BULK / 4;
-/// and so many each, at least; for more of them than that is enough for it takes several looks until each had its turn.
+/// and so many each, at least: if there are more than that is enough for, it takes several looks until each had its turn.
 const LEAST: usize = 16 * 1024;
+/// A link for what is large, to which many sessions look, does not stand in line.
+const LINK: usize = 32 * 1024;
 
-/// Shares it out among those that wait in line.
+/// Shares it out among those that stand in line.
 #[derive(Debug, Default)]
 pub struct Allowance {
     line: RefCell<VecDeque<Waker>>,
-    /// How many have left the line.
+    /// How many have left the line, and how many of them before the last look.
     left: Cell<u64>,
+    before: Cell<u64>,
     /// Wakes who shares out.
     wakeup: Wakeup,
-    /// Bytes for each; 0 before anybody stood in line.
+    /// Bytes for each of those who left it since.
     share: Cell<usize>,
 }
 
 impl Allowance {
-    /// How many of so many bytes that wait may be moved in this turn. Few may always be.
+    /// How many of so many bytes that wait the task of this wakeup may move in this turn. Who has few does not ask.
     #[inline(always)]
-    pub fn of(&self, waiting: usize) -> usize {
-        if waiting < BULK { usize::MAX } else { self.share() }
+    pub fn of(&self, waiting: usize, wakeup: &Wakeup) -> usize {
+        if waiting < BULK { usize::MAX } else { self.share(wakeup) }
     }
 
-    /// How many bytes somebody who has much to move may move in this turn.
+    /// How many bytes the task of this wakeup, which has much to move, may move in this turn.
     #[cold]
-    pub fn share(&self) -> usize {
-        self.share.get().max(LEAST)
+    pub fn share(&self, wakeup: &Wakeup) -> usize {
+        let place = wakeup.place();
+        if self.before.get() < place && place <= self.left.get() { self.share.get() } else { LEAST }
+    }
+
+    /// How many of so many bytes that wait a link for what is large may move in a turn.
+    #[inline]
+    pub(super) fn of_link(waiting: usize) -> usize {
+        if waiting < BULK { usize::MAX } else { LINK }
     }
 
     /// Puts a task in line, unless it still stands at this place; its place.
@@ -70,6 +80,7 @@ impl Allowance {
             let share = (ALL / line.len().max(1)).max(LEAST);
             let count = line.len().min(ALL / share);
             self.share.set(share);
+            self.before.set(self.left.get());
             self.left.set(self.left.get() + count as u64);
             line.drain(..count).for_each(Waker::wake);
         }
@@ -110,7 +121,7 @@ mod tests {
                         wakeup.begin(cx);
                         // The first turn was not one from the line.
                         if left <= TURNS {
-                            turns.borrow_mut().push((looks.get(), task, allowance.share()));
+                            turns.borrow_mut().push((looks.get(), task, allowance.share(&wakeup)));
                         }
                         left -= 1;
                         if left == 0 {

@@ -4,7 +4,6 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::link::{Link, Queue};
@@ -70,17 +69,8 @@ impl Link {
 
     /// How many of so many bytes may be moved in this turn. What others wait behind is not held back.
     #[inline(always)]
-    pub(super) fn may_move(&self, waiting: usize, allowance: &Allowance) -> usize {
-        if self.window.get() == 0 { usize::MAX } else { allowance.of(waiting) }
-    }
-
-    /// Lets its task go on later. What others wait behind does not stand in line.
-    pub(super) fn go_on(&self, cx: &mut Context<'_>, allowance: &Allowance) {
-        if self.window.get() == 0 {
-            self.wakeup.go_on(cx);
-        } else {
-            self.wakeup.go_on_in_line(cx, allowance);
-        }
+    pub(super) fn may_move(&self, waiting: usize) -> usize {
+        if self.window.get() == 0 { usize::MAX } else { Allowance::of_link(waiting) }
     }
 
     /// Takes note of the length of a reply: behind a large one the next command goes alone, behind others twice as many.

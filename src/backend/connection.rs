@@ -96,7 +96,7 @@ impl Connection {
             Ok(writes_on) => goes_on |= writes_on,
         }
         if goes_on {
-            self.link.go_on(cx, &self.backend.allowance);
+            self.link.wakeup.go_on(cx);
         }
         let queue = self.link.queue.borrow();
         if self.link.state.get() == State::Retired {
@@ -147,7 +147,7 @@ impl Connection {
         }
         let wanted = self.framer.wants().saturating_sub(self.input.len());
         make_room(&mut self.input, wanted, SCRATCH, BELIEVED);
-        let most = self.link.may_move(len, &backend.allowance).min(SCRATCH);
+        let most = self.link.may_move(len).min(SCRATCH);
         let mut room = (&mut self.input).limit(most);
         let count = match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut room)) {
             Err(error) => return Poll::Ready(Err(reason_of(&error))),
@@ -298,7 +298,7 @@ impl Connection {
         let mut queue = self.link.queue.borrow_mut();
         let before = queue.send.written();
         let may_write = self.link.may_write(&queue);
-        let allowed = self.link.may_move(queue.send.unwritten(), &self.backend.allowance);
+        let allowed = self.link.may_move(queue.send.unwritten());
         let mut most = may_write.min(allowed);
         while queue.send.unwritten() > 0 && most > 0 {
             let stream = Pin::new(&mut self.stream);

@@ -42,6 +42,11 @@ impl Wakeup {
         self.place.set(allowance.stand_in_line(self.place.get(), cx.waker()));
     }
 
+    /// Where it stands in line, or has stood the last time.
+    pub(super) fn place(&self) -> u64 {
+        self.place.get()
+    }
+
     /// Makes the task run (again).
     #[inline]
     pub fn wake(&self) {

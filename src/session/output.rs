@@ -183,7 +183,7 @@ impl Turn {
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let (session, backend) = (&self.session, &self.worker.backend);
         let mut state = session.state.borrow_mut();
-        let mut most = backend.allowance.of(state.out.len());
+        let mut most = backend.allowance.of(state.out.len(), &session.wakeup);
         while !state.out.is_empty() && most > 0 {
             let stream = Pin::new(&mut self.stream);
             let written = match state.out.single() {

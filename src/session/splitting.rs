@@ -65,7 +65,7 @@ impl Planner<'_> {
         let Splitting { seq, ref request, ref spans, ref mut stage, writes } = *splitting;
         let args = Args::new(request, spans);
         self.writes = writes;
-        let share = self.session.worker.backend.allowance.share();
+        let share = self.session.worker.backend.allowance.share(&self.session.wakeup);
         let (groups, part, place) = match stage {
             Stage::Grouping(keys) => {
                 let Some((groups, order)) = keys.group(&args, share / GROUP_BYTES) else {

@@ -244,7 +244,8 @@ impl Turn {
         let worker = self.worker.clone();
         let Backend { metrics, scratch, .. } = &*worker.backend;
         if blocked || self.input.is_empty() {
-            let most = if blocked { self.worker.backend.allowance.share() } else { SCRATCH };
+            let most =
+                if blocked { self.worker.backend.allowance.share(&self.session.wakeup) } else { SCRATCH };
             let mut scratch = scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch[..most]);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
@@ -274,7 +275,7 @@ impl Turn {
     /// How many bytes a read may bring where something has been read already.
     fn may_read(&self) -> usize {
         let waiting = self.input.len().max(self.framer.wants()) + self.ahead.len();
-        self.worker.backend.allowance.of(waiting).min(SCRATCH)
+        self.worker.backend.allowance.of(waiting, &self.session.wakeup).min(SCRATCH)
     }
 
     /// Whether no more is read ahead; counts that, once until all was planned.
