@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin;
-use crate::backend::{DialGate, GateLimits, Memory};
+use crate::backend::{DialGate, GateLimits, Memory, give_back_free_pages};
 use crate::command::{self, Family};
 use crate::config::{ClusterConfig, Config, DemoOptions, ListenerConfig};
 use crate::demo::{Cluster, ClusterOptions, DemoError};
@@ -20,10 +20,8 @@ use crate::server::{self, ClusterParts, Parts, WorkerDied, WorkerHandle};
 use crate::session::Control;
 use crate::topology::{Options, Refresh};
 
-/// So large a block is a page of its own for the allocator.
-const LARGE_BLOCK: usize = 4 << 20;
-/// So often free pages are given back: for hundreds of megabytes that takes tens of milliseconds, and a worker that frees
-/// a large block after a second would have to do it.
+/// So often free pages are given back: for hundreds of megabytes that takes tens of milliseconds, which a worker is to
+/// spend but seldom.
 const GIVE_BACK_EVERY: Duration = Duration::from_millis(250);
 
 /// What the proxy is bound to, with the ports that it got.
@@ -166,20 +164,18 @@ async fn serve(
     }
     let version = env!("CARGO_PKG_VERSION");
     info!(version, workers = workers.len(), listeners = bound.listeners.join(" "), "serving");
-    tokio::spawn(give_back_free_pages());
+    tokio::spawn(give_back());
     on_listening(&bound);
     server::serve(listeners, &workers, &config.limits, metrics.control(), &shutdown).await?;
     Ok(())
 }
 
-/// Pages that have been free for a second go back to the system when the next large block is freed (mimalloc's
-/// `purge_delay`); an idle proxy would free none, and keep what a large value took for ever. This one is never
-/// written to, so that it takes no memory.
-async fn give_back_free_pages() {
+/// Gives back what workers have freed, for ever.
+async fn give_back() {
     let mut ticks = interval(GIVE_BACK_EVERY);
     loop {
         ticks.tick().await;
-        drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BLOCK)));
+        give_back_free_pages();
     }
 }
 

@@ -225,6 +225,16 @@ impl Account {
     }
 }
 
+/// So large a block is a page of its own for the allocator.
+const LARGE_BLOCK: usize = 4 << 20;
+
+/// Pages that have been free for a second go back to the system when the next large block is freed (mimalloc's
+/// `purge_delay`), and a thread's own pages are looked through when it allocates one; an idle proxy would do neither,
+/// and keep what a large value took for ever. This one is never written to, so that it takes no memory.
+pub fn give_back_free_pages() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BLOCK)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,7 +45,7 @@ pub use handshake::{DialError, Server, open};
 pub use internal::PING;
 pub use link::Link;
 pub use listener::Listener;
-pub use memory::{Account, Memory, Victim, WORTHWHILE, WORTHWHILE_INPUT};
+pub use memory::{Account, Memory, Victim, WORTHWHILE, WORTHWHILE_INPUT, give_back_free_pages};
 pub use node::{Down, Node};
 pub use send_buffer::LARGE;
 pub use wakeup::Wakeup;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::pending::State;
 use super::{Order, Session, Worker};
-use crate::backend::Link;
+use crate::backend::{Link, give_back_free_pages};
 use crate::metrics::{Closed, Reached};
 
 /// The highest share of each bound that anybody uses, in millionths, by [`Reached::index`].
@@ -39,6 +39,8 @@ impl Worker {
         self.large.age(now);
         self.show(levels);
         self.backend.memory.add_up();
+        // Its own, of which other threads do not know yet.
+        give_back_free_pages();
     }
 
     /// Shows the levels. Other clusters on this thread show theirs in the same cells: the highest stays there, and
