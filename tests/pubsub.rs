@@ -468,6 +468,45 @@ fn shard_channels_follow_their_slot_in_silence() {
     }
 }
 
+#[test]
+fn a_shards_messages_come_once_and_in_order_after_a_planned_failover() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
+    let slot = support::slot_of("news");
+    let old = cluster.owner_of(slot);
+    let new = (old + 3) % 6;
+    cluster.failover(new);
+    cluster.agree();
+    let numsub = |i| cluster.client(i).cmd(&["PUBSUB", "SHARDNUMSUB", "news"]).items()[1].int();
+    // The proxy has not noticed yet, and a replica takes subscriptions, too: it tells what its primary does.
+    let mut subscribers = [proxy.connect(), proxy.connect()];
+    subscribers.iter_mut().for_each(|client| _ = client.cmd(&["SSUBSCRIBE", "news"]));
+    assert_eq!((numsub(old), numsub(new)), (2, 0));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut node = cluster.client(new);
+            for batch in (0..).take_while(|_: &usize| !stop.load(Relaxed)) {
+                let numbers = (batch * 50..(batch + 1) * 50).map(|number| number.to_string());
+                node.pipeline(
+                    &numbers.map(|number| ["SPUBLISH".into(), "news".into(), number]).collect::<Vec<_>>(),
+                );
+            }
+            node.cmd(&["SPUBLISH", "news", "over"]);
+        });
+        // Lets it notice.
+        assert_eq!(proxy.connect().cmd(&["SET", &support::key(slot, "k"), "v"]), Value::ok());
+        eventually(SOON, || (numsub(old), numsub(new)) == (0, 2));
+        stop.store(true, Relaxed);
+        publisher.join().unwrap();
+    });
+    for client in &mut subscribers {
+        let text = |value: Value| value.items()[2].text();
+        let got: Vec<usize> = std::iter::from_fn(|| text(client.read_value()).parse().ok()).collect();
+        assert!(!got.is_empty() && got.is_sorted_by(|one, next| one < next), "{got:?}");
+    }
+}
+
 /// A cluster whose nodes fail over soon, and a proxy in front of it.
 fn failing(args: &[&str]) -> (TestCluster, Proxy) {
     let cluster = TestCluster::start();

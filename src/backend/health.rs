@@ -2,6 +2,9 @@
 
 use super::link::{Link, State};
 
+/// Room for so many commands on their way is kept.
+const FEW: usize = 1024;
+
 impl Link {
     /// Whether a reply has been due for a whole health check, and nothing came.
     pub fn is_overdue(&self) -> bool {
@@ -22,7 +25,12 @@ impl Link {
         if self.state.get() == State::Opening || self.state.get() == State::Closed {
             return false;
         }
-        let due = !self.queue.borrow().entries.is_empty();
+        let due = {
+            let entries = &mut self.queue.borrow_mut().entries;
+            // There may have been very many.
+            entries.shrink_to(FEW);
+            !entries.is_empty()
+        };
         if self.read_since.replace(false) || due != self.was_due.replace(due) {
             self.silent.set(0);
             return false;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::SMALL;
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
 
@@ -157,9 +158,15 @@ impl Agenda {
         let topic = self.all.as_mut()?.next();
         if topic.is_none() {
             self.all = None;
-            self.queue.shrink_to(self.queue.len());
         }
         topic
+    }
+
+    /// Gives back memory after there was much to look at.
+    pub(super) fn shrink(&mut self) {
+        if self.queue.capacity() > SMALL.max(8 * self.queue.len()) {
+            self.queue.shrink_to(2 * self.queue.len());
+        }
     }
 
     /// When there is something to look at, if nothing happens until then.

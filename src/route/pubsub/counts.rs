@@ -8,15 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::SMALL;
 use crate::command::glob;
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
 
 /// A worker remembers the corrections of so many channels.
 const REMEMBERED: usize = 1024;
-
-/// A table that has become much too large is made smaller, unless it is as small as this.
-const SMALL: usize = 1024;
 
 /// What all workers are subscribed to at one cluster. The lock is taken when somebody subscribes or leaves, and when
 /// a number is asked for after that.

@@ -58,6 +58,8 @@ pub(super) struct Entry {
     pub(super) handover: Option<Box<Handover>>,
     /// Whether it is subscribed wherever it is to be.
     pub(super) up: bool,
+    /// The node that has ended it, and until when that one is not asked again: a replica would take it.
+    pub(super) dropped: Option<(NodeAddr, Instant)>,
     /// The last thing that the cluster said against it.
     pub(super) trouble: Option<Bytes>,
     /// Since when messages may be missed.
@@ -84,6 +86,7 @@ impl Entry {
             home: None,
             handover: None,
             up: false,
+            dropped: None,
             trouble: None,
             lost_since: None,
             alarm: None,
@@ -95,7 +98,7 @@ impl Entry {
         let Some(source) = self.sources.iter().find(|source| source.line == line) else { return false };
         let event = self.spread && is_event(channel);
         let Some(handover) = &mut self.handover else {
-            return event || self.kind == Topics::Shards || self.home.as_ref() == Some(&source.node);
+            return event || self.home.as_ref() == Some(&source.node);
         };
         let side = match (event, source.phase) {
             (true, Phase::Steady) if handover.is_cut() => return true,
@@ -126,7 +129,7 @@ impl Entry {
 
     /// The next time at which something becomes of it by itself.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let handover = self.handover.as_ref().and_then(|handover| handover.next());
+        let handover = self.handover.as_ref().map(|handover| handover.next(now));
         let late = |since| self.subscribers.values().map(move |subscriber| since + subscriber.patience());
         let times = self.lost_since.into_iter().flat_map(late).chain(handover);
         times.filter(|time| *time > now).min()

@@ -1,6 +1,6 @@
 //! What becomes of topics when something happens on a connection.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -12,6 +12,9 @@ use crate::net::NodeAddr;
 use crate::protocol::Topics;
 use crate::route::{Routes, Signal};
 use crate::topology::Cause;
+
+/// Who has the slot of a channel that a node has ended is learnt by then: no node is asked more often.
+const LEARNT: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// Takes note of what happened on a connection.
@@ -27,7 +30,7 @@ impl Hub {
                 let Some(what) = state.ops.remove(&op) else { return };
                 match what.what {
                     What::Leave(..) => return self.left(&what),
-                    What::Sign => return,
+                    What::Sign => return signed(state, op, what, false, now),
                     What::Subscribe => {}
                 }
                 let Some(entry) = state.topics[what.kind as usize].get_mut(&what.name) else { return };
@@ -44,6 +47,7 @@ impl Hub {
                 if entry.home.as_ref() == Some(&source.node) {
                     self.turn(entry, false);
                 }
+                entry.dropped = Some((source.node.clone(), now + LEARNT));
                 state.agenda.push(entry.topic());
                 state.not_used(&source.node, line);
                 routes.refresh(Cause::Redirect, Some(&source.node));
@@ -70,17 +74,16 @@ impl Hub {
         routes: &mut Routes,
         now: Instant,
     ) {
-        if let What::Leave(..) = what.what {
-            state.not_used(&what.node, what.line);
-            return self.left(&what);
+        match what.what {
+            What::Leave(..) => {
+                state.not_used(&what.node, what.line);
+                return self.left(&what);
+            }
+            What::Sign => return signed(state, op, what, true, now),
+            What::Subscribe => {}
         }
-        let Op { kind, name, node, line, what } = what;
+        let Op { kind, name, node, line, .. } = what;
         let Some(entry) = state.topics[kind as usize].get_mut(&name) else { return };
-        if let What::Sign = what {
-            let handover = entry.handover.as_mut().filter(|handover| handover.sign == op);
-            handover.into_iter().for_each(|handover| handover.lives(now));
-            return state.agenda.push((kind, name));
-        }
         let Some(at) = entry.sources.iter().position(|source| source.op == op) else { return };
         let Some(error) = error else {
             entry.sources[at].confirmed = true;
@@ -146,6 +149,15 @@ impl Hub {
         self.turn(entry, false);
         entry.subscribers.values().for_each(|subscriber| subscriber.missed(true));
     }
+}
+
+/// A sign of life that a topic's handover may wait for.
+fn signed(state: &mut State, op: u64, what: Op, lives: bool, now: Instant) {
+    let Some(entry) = state.topics[what.kind as usize].get_mut(&what.name) else { return };
+    if let Some(handover) = &mut entry.handover {
+        handover.signed(op, lives, now);
+    }
+    state.agenda.push((what.kind, what.name));
 }
 
 impl State {

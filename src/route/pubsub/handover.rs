@@ -5,8 +5,9 @@
 //! what was published at the new node before comes only on the old one, and never if that node hangs. Half a second
 //! after the sign the old one has no say any more: what is still held was never seen on it and is delivered, and what
 //! it delivered a moment ago is still dropped when it comes on the new one. Only then is the old one left. Without a
-//! sign messages may have been missed. Messages are told apart by their bytes: of equal ones as many are delivered as
-//! were published.
+//! sign messages may have been missed. The new one is asked for signs, too, before that and after it: if its node hangs
+//! it shows late what the old one delivered. Messages are told apart by their bytes: of equal ones as many are
+//! delivered as were published.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -75,8 +76,9 @@ pub(super) struct Handover {
     /// What the new connection has shown and the old one has not.
     held: VecDeque<Held>,
     held_bytes: usize,
-    /// The number of the command that asks the old one for a sign of life.
-    pub(super) sign: u64,
+    /// The numbers of the commands that ask for signs of life at this stage and are not answered; `None` if nobody
+    /// is asked yet.
+    signs: Option<Vec<u64>>,
     /// The old connection has ended: there is nothing to wait for.
     alone: bool,
 }
@@ -92,7 +94,7 @@ impl Handover {
             asked: false,
             held: VecDeque::new(),
             held_bytes: 0,
-            sign: 0,
+            signs: None,
             alone: false,
         }
     }
@@ -153,7 +155,7 @@ impl Handover {
 
     /// There is one more to be confirmed.
     pub(super) fn begin_anew(&mut self, now: Instant) {
-        self.stage = Stage::Begun(now);
+        (self.stage, self.signs) = (Stage::Begun(now), None);
     }
 
     /// What a connection told is not waited with any more: an old one tells it.
@@ -162,21 +164,44 @@ impl Handover {
         self.held_bytes = self.held.iter().map(|held| held.frame.len()).sum();
     }
 
-    /// The new connection is confirmed. True if the old one is to be asked for a sign of life.
-    pub(super) fn confirmed(&mut self, now: Instant) -> bool {
-        if !matches!(self.stage, Stage::Begun(_)) {
-            return false;
+    /// All new connections are confirmed.
+    pub(super) fn confirmed(&mut self, now: Instant) {
+        if let Stage::Begun(_) = self.stage {
+            self.stage = if self.from.is_some() { Stage::Both(now) } else { Stage::Alive(now) };
         }
-        let asks = self.from.is_some();
-        self.stage = if asks { Stage::Both(now) } else { Stage::Alive(now) };
-        asks
     }
 
-    /// The old connection has answered.
-    pub(super) fn lives(&mut self, now: Instant) {
-        if matches!(self.stage, Stage::Both(_)) {
-            self.stage = Stage::Alive(now);
+    /// Which side is to be asked for a sign of life now: then [`asked`](Self::asked) is to be called.
+    pub(super) fn lacks_sign(&self, now: Instant) -> Option<Side> {
+        match self.stage {
+            _ if self.signs.is_some() => None,
+            Stage::Both(_) => Some(Side::Old),
+            Stage::Alive(since) | Stage::Over(since) if now >= since + OVERLAP / 2 => Some(Side::New),
+            _ => None,
         }
+    }
+
+    /// Somebody is asked for a sign of life, by commands with these numbers.
+    pub(super) fn asked(&mut self, signs: Vec<u64>) {
+        self.signs = Some(signs);
+    }
+
+    /// A connection has given the sign that this command asks for, or, if it has ended, never will.
+    pub(super) fn signed(&mut self, sign: u64, lives: bool, now: Instant) {
+        let Some(signs) = &mut self.signs else { return };
+        let waiting = signs.len();
+        signs.retain(|waiting| *waiting != sign);
+        if let Stage::Both(_) = self.stage
+            && lives
+            && signs.len() < waiting
+        {
+            (self.stage, self.signs) = (Stage::Alive(now), None);
+        }
+    }
+
+    /// Whether the new connections have shown what was published before they were asked.
+    fn is_signed(&self) -> bool {
+        self.signs.as_ref().is_some_and(Vec::is_empty)
     }
 
     /// Whether the old connection may be left: then [`cut`](Self::cut) is to be called.
@@ -184,7 +209,7 @@ impl Handover {
         let late = self.alone || self.held_bytes > MOST_HELD;
         match self.stage {
             Stage::Both(since) => late || now >= since + SILENCE,
-            Stage::Alive(since) => late || now >= since + OVERLAP,
+            Stage::Alive(since) => late || now >= since + OVERLAP && self.is_signed(),
             Stage::Begun(_) | Stage::Over(_) => false,
         }
     }
@@ -200,12 +225,14 @@ impl Handover {
     }
 
     /// When it goes on by itself.
-    pub(super) fn next(&self) -> Option<Instant> {
-        Some(match self.stage {
+    pub(super) fn next(&self, now: Instant) -> Instant {
+        match self.stage {
             Stage::Begun(since) => since + PRELUDE,
             Stage::Both(since) => since + SILENCE,
+            Stage::Alive(since) | Stage::Over(since) if self.signs.is_none() => since + OVERLAP / 2,
+            Stage::Over(since) if now >= since + OVERLAP => since + SILENCE,
             Stage::Alive(since) | Stage::Over(since) => since + OVERLAP,
-        })
+        }
     }
 
     /// Whether more is held than may be.
@@ -215,9 +242,13 @@ impl Handover {
 
     /// From now on only the new connection counts; what is to be delivered now.
     pub(super) fn cut(&mut self, now: Instant) -> VecDeque<Bytes> {
-        self.stage = Stage::Over(now);
+        let age = match self.stage {
+            Stage::Alive(since) if self.is_signed() => now.duration_since(since),
+            _ => OVERLAP / 2,
+        };
         // What the new connection has not shown for so long was published before it was subscribed.
-        self.delivered.forget(OVERLAP / 2, now);
+        self.delivered.forget(age, now);
+        (self.stage, self.signs) = (Stage::Over(now), None);
         self.held_bytes = 0;
         std::mem::take(&mut self.held).into_iter().map(|held| held.frame).collect()
     }
@@ -247,7 +278,8 @@ impl Handover {
 
     /// Whether no late copy is waited for any more.
     pub(super) fn is_over(&self, now: Instant) -> bool {
-        matches!(self.stage, Stage::Over(since) if now >= since + OVERLAP)
+        matches!(self.stage, Stage::Over(since)
+            if now >= since + SILENCE || now >= since + OVERLAP && self.is_signed())
     }
 }
 
@@ -262,20 +294,56 @@ mod tests {
         let mut handover = Handover::new(None, NodeAddr::new("b", 1), start);
         // Before the new one was subscribed, so that it never shows it.
         assert!(handover.take(Old, 1, b"tick", start));
-        assert!(!handover.confirmed(start));
+        handover.confirmed(start);
+        assert_eq!((handover.lacks_sign(start), handover.lacks_sign(start + OVERLAP / 2)), (None, Some(New)));
         let now = start + OVERLAP - Duration::from_millis(1);
         assert!(handover.take(Old, 1, b"1", now) && !handover.take(New, 2, b"1", now));
         assert!(!handover.take(New, 2, b"2", now) && handover.take(Old, 1, b"2", now));
         assert!(handover.take(Old, 1, b"3", now) && !handover.take(New, 2, b"4", now));
         assert!(!handover.take(New, 2, b"5", now) && !handover.is_due(now));
         let now = start + OVERLAP;
+        sign(&mut handover, now);
         assert!(handover.is_due(now));
         let held: Vec<Bytes> = handover.cut(now).into();
         assert_eq!(held, ["4", "5"]);
         // Late copies on either side, and an equal one that is new.
         assert!(!handover.take(Old, 1, b"4", now) && !handover.take(New, 2, b"3", now));
         assert!(handover.take(New, 2, b"3", now) && handover.take(New, 2, b"tick", now));
+        sign(&mut handover, now);
         assert!(!handover.is_over(now) && handover.is_over(now + OVERLAP));
+    }
+
+    /// Those who are asked show that they live.
+    fn sign(handover: &mut Handover, now: Instant) {
+        handover.asked(vec![1, 2]);
+        handover.signed(1, true, now);
+        handover.signed(2, true, now);
+    }
+
+    #[test]
+    fn a_new_connection_that_hangs_for_a_while_shows_late_what_was_delivered() {
+        let start = Instant::now();
+        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
+        handover.confirmed(start);
+        sign(&mut handover, start);
+        assert!(handover.take(Old, 1, b"1", start));
+        // It hangs before the old one is left: that one goes on meanwhile.
+        let now = start + 3 * OVERLAP;
+        assert_eq!(handover.lacks_sign(now), Some(New));
+        handover.asked(vec![3]);
+        assert!(!handover.is_due(now) && handover.take(Old, 1, b"2", now));
+        assert!(!handover.take(New, 2, b"1", now));
+        handover.signed(3, true, now);
+        assert!(handover.is_due(now) && handover.cut(now).is_empty());
+        // And afterwards.
+        let now = now + OVERLAP;
+        assert_eq!(handover.lacks_sign(now), Some(New));
+        handover.asked(vec![4]);
+        assert!(
+            !handover.is_over(now) && !handover.take(New, 2, b"2", now) && handover.take(New, 2, b"3", now)
+        );
+        handover.signed(4, true, now);
+        assert!(handover.is_over(now));
     }
 
     #[test]
@@ -291,7 +359,7 @@ mod tests {
         handover.asked = true;
         (2000..4000).for_each(|i| assert!(handover.take(Old, 1, &message(i), start + i * tick)));
         let now = start + 4000 * tick;
-        assert!(handover.confirmed(now));
+        handover.confirmed(now);
         (1800..4000).for_each(|i| assert!(!handover.take(New, 2, &message(i), now)));
         assert_eq!(handover.held.len(), 0);
     }
@@ -309,10 +377,19 @@ mod tests {
     fn a_silent_old_connection_may_have_missed_something() {
         let start = Instant::now();
         let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
-        assert!(handover.confirmed(start));
+        handover.confirmed(start);
+        assert_eq!(handover.lacks_sign(start), Some(Old));
+        handover.asked(vec![1]);
         let now = start + SILENCE;
         assert!(!handover.is_due(now - OVERLAP) && handover.is_due(now) && handover.may_miss());
-        handover.lives(now - OVERLAP / 2);
-        assert!(!handover.is_due(now) && handover.is_due(now + OVERLAP) && !handover.may_miss());
+        handover.signed(1, false, now);
+        assert!(handover.is_due(now) && handover.may_miss());
+        handover.asked(vec![2]);
+        handover.signed(2, true, now - OVERLAP / 2);
+        assert!(!handover.is_due(now) && !handover.may_miss() && handover.lacks_sign(now) == Some(New));
+        handover.asked(vec![3]);
+        assert!(!handover.is_due(now + OVERLAP));
+        handover.signed(3, true, now);
+        assert!(handover.is_due(now + OVERLAP));
     }
 }

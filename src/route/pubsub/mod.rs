@@ -37,6 +37,8 @@ pub(super) use messages::Batch;
 pub use messages::Messages;
 use wire::{Event, Line};
 
+/// A table that has become much too large is made smaller, unless it is as small as this.
+const SMALL: usize = 1024;
 /// More is not gathered before it is handed out.
 const MOST_GATHERED: usize = 64 * 1024;
 

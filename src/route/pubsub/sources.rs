@@ -91,21 +91,25 @@ impl Hub {
         false
     }
 
-    /// Asks a node that a topic is subscribed at to show that it lives; the command's number.
-    pub(super) fn ask_for_sign(&self, state: &mut State, entry: &Entry, node: Option<&NodeAddr>) -> u64 {
-        state.last += 1;
-        let source = node.and_then(|node| entry.source_at(node));
-        if let Some(Source { node, line, .. }) = source
-            && let Some(there) = state.lines.get(node).filter(|there| there.id == *line)
-            && there.link.takes_commands()
-        {
+    /// Asks the nodes of those connections of a topic to show that they live; the commands' numbers.
+    pub(super) fn ask_for_signs(
+        &self,
+        state: &mut State,
+        entry: &Entry,
+        is_asked: impl Fn(&Source) -> bool,
+    ) -> Vec<u64> {
+        let mut signs = Vec::new();
+        for Source { node, line, .. } in entry.sources.iter().filter(|source| is_asked(source)) {
+            let there = state.lines.get(node).filter(|there| there.id == *line);
+            let Some(there) = there.filter(|there| there.link.takes_commands()) else { continue };
+            state.last += 1;
             there.link.push(there.wire.clone(), Ticket { seq: state.last, part: 0 }, PING);
             let (kind, name) = entry.topic();
-            state
-                .ops
-                .insert(state.last, Op { kind, name, node: node.clone(), line: *line, what: What::Sign });
+            let op = Op { kind, name, node: node.clone(), line: *line, what: What::Sign };
+            state.ops.insert(state.last, op);
+            signs.push(state.last);
         }
-        state.last
+        signs
     }
 
     /// Ends a topic's subscriptions on those connections.

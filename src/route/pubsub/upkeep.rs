@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use super::agenda::Lack;
 use super::entry::{Entry, Phase, Source};
-use super::handover::Handover;
+use super::handover::{Handover, Side};
 use super::wire::Event;
-use super::{Hub, State};
+use super::{Hub, SMALL, State};
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
 use crate::route::Routes;
@@ -19,8 +19,6 @@ use crate::topology::Cause;
 
 /// So many events and topics are looked at before others run.
 const TURN: usize = 1000;
-/// A table that has become much too large is made smaller, unless it is as small as this.
-const SMALL: usize = 1024;
 
 impl Hub {
     /// One turn. Returns when the next one is due, if anything is left to do by then: at once if that is not later
@@ -50,6 +48,10 @@ impl Hub {
         let unused = self.take_unused(&mut state, routes);
         if next.is_none_or(|next| next > now) {
             state.shrink();
+            let mut events = self.events.borrow_mut();
+            if events.capacity() > SMALL {
+                events.shrink_to_fit();
+            }
         }
         drop(state);
         unused.iter().for_each(|link| link.retire());
@@ -103,6 +105,10 @@ impl Hub {
             state.agenda.wait(Lack::Owner, entry.topic(), now);
             return VecDeque::new();
         };
+        if entry.dropped.as_ref().is_some_and(|(node, until)| *node == home && now < *until) {
+            state.agenda.wait(Lack::Consent(home), entry.topic(), now);
+            return VecDeque::new();
+        }
         let mut wanted = vec![home.clone()];
         if entry.spread {
             entry.sources.iter_mut().for_each(|source| source.served |= routes.is_serving(&source.node));
@@ -135,7 +141,8 @@ impl Hub {
         }
         let up = entry.up || there;
         let stays = entry.handover.as_ref().is_some_and(|handover| !handover.is_cut());
-        if !stays && (!entry.up || entry.is_at(&home)) {
+        // Of a shard's nodes one after the other is heard: what both tell would come twice.
+        if !stays && (!entry.up || entry.kind == Topics::Shards || entry.is_at(&home)) {
             let is_left = |source: &Source| match source.phase {
                 // What else is not wanted any more goes over after this.
                 phase if moves => phase == Phase::Leaving,
@@ -167,8 +174,16 @@ impl Hub {
             // Who was seen as a primary a moment ago may be a replica, which tells what its primary does.
             routes.refresh(Cause::Redirect, None);
         }
-        if arrives && handover.confirmed(now) {
-            handover.sign = self.ask_for_sign(state, entry, handover.from.as_ref());
+        if arrives {
+            handover.confirmed(now);
+        }
+        if let Some(side) = handover.lacks_sign(now) {
+            let is_asked = |source: &Source| match side {
+                Side::Old => handover.from.as_ref() == Some(&source.node),
+                Side::New => source.phase == Phase::Arriving || handover.to == source.node,
+            };
+            let signs = self.ask_for_signs(state, entry, is_asked);
+            handover.asked(signs);
         }
         if handover.is_due(now) {
             if handover.may_miss() {
@@ -207,6 +222,7 @@ impl State {
                 topics.shrink_to(2 * topics.len());
             }
         }
+        self.agenda.shrink();
         if self.ops.capacity() > SMALL.max(8 * self.ops.len()) {
             self.ops.shrink_to(2 * self.ops.len());
         }
