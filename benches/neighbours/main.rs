@@ -17,7 +17,8 @@
 //!
 //! - A paced request's latency runs from when the sender took it up ([`paced`]); it waits for no other's reply.
 //! - The load has a thread of its own, of lower priority: on the CPU that all clients share, the watched ones would
-//!   otherwise wait for the load's client, and not for the proxy or the node.
+//!   otherwise wait for the load's client, and not for the proxy or the node. So has the loaded node in [`bounded`]:
+//!   others would wait for what a machine of its own does elsewhere.
 //! - Nodes and clients share one CPU. So figures through the proxy are compared only with others of the same run.
 //!
 //! An error reply or a closed connection of a watched client fails the run, as does whatever else could not be
@@ -43,6 +44,7 @@ use std::{error::Error, process::ExitCode};
 use clap::Parser;
 
 use isolated::ISOLATED;
+use loads::LOADED;
 use options::Options;
 use world::World;
 
@@ -74,6 +76,7 @@ fn run(options: &Options) -> Result<()> {
         println!("{report}");
     }
     let mut report = bounded::Report::new(options);
+    world.step_back(LOADED)?;
     let measured = loads.into_iter().try_for_each(|load| report.measure(&world, load, options));
     if !report.is_empty() {
         println!("{report}");
