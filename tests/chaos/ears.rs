@@ -24,6 +24,9 @@ const CONFIRMED_WITHIN: Ms = 45_000;
 /// What a node was told so shortly before it was lost may not have left it.
 const ON_ITS_WAY: Ms = 1000;
 
+/// What a node has answered is on its way to others by then.
+const BUS: Ms = 100;
+
 /// How somebody listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -146,8 +149,10 @@ impl Run {
                     continue;
                 };
                 let by_force = *way == Way::Shards && self.journal.lossy(tag, (sent, at)).is_some();
-                // A node that paused publishes what it was sent before, when those who asked have given it up.
-                let paused = !again && outcome == Some(Outcome::Doubt);
+                // A node that paused publishes what it was sent before, when those who asked have given it up; and one
+                // that was stopped behind its answer tells other nodes late.
+                let stopped = || self.journal.is_anybody_stopped(sent, got + BUS, at);
+                let paused = !again && (outcome == Some(Outcome::Doubt) || stopped());
                 if by_force {
                     self.journal.count("messages of Shards that came late or again after a takeover", 1);
                 } else if !paused {

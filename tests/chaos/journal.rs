@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::keys::TAGS;
+use crate::{keys::TAGS, nemesis::Kind};
 
 /// Milliseconds since the run began.
 pub type Ms = u32;
@@ -258,6 +258,15 @@ impl Journal {
     /// The same, or replicas were away.
     pub fn is_anybody_away(&self, from: Ms, to: Ms) -> bool {
         lock(&self.windows).iter().any(|w| w.is_near(from, to))
+    }
+
+    /// Whether a node was stopped within this time and went on before `end`, or shortly before that.
+    pub fn is_anybody_stopped(&self, from: Ms, to: Ms, end: Ms) -> bool {
+        let stops =
+            |kind| [Kind::Pause, Kind::StopPrimary, Kind::KillClients].iter().any(|stop| stop.name() == kind);
+        lock(&self.windows)
+            .iter()
+            .any(|w| stops(w.kind) && w.from <= to && from <= w.to && end <= w.to.saturating_add(AFTERMATH))
     }
 
     /// Whether another window than this one was open in this time.
