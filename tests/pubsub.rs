@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Client, ClusterOptions, PlainServer, Proxy, SOON, TestCluster, Value, encode, eventually};
+use support::{
+    Client, ClusterOptions, PlainServer, Proxy, SOON, TestCluster, Value, encode, eventually, eventually_some,
+};
 
 /// What a server says of it within this time is all of it.
 const QUIET: Duration = Duration::from_millis(60);
@@ -468,20 +470,35 @@ fn shard_channels_follow_their_slot_in_silence() {
     }
 }
 
+/// How many connections a node has that are subscribed to `news` as a channel of a shard.
+fn shardnumsub(cluster: &TestCluster, node: usize) -> i64 {
+    cluster.client(node).cmd(&["PUBSUB", "SHARDNUMSUB", "news"]).items()[1].int()
+}
+
+/// Clients on as many workers that are subscribed to `news` at a replica, which takes that: the proxy has not noticed
+/// that it failed over. Who it was, who took over, and the clients.
+fn subscribed_at_a_replica(
+    cluster: &TestCluster,
+    proxy: &Proxy,
+    workers: usize,
+) -> (usize, usize, Vec<Client>) {
+    eventually_some(Duration::from_secs(60), || {
+        let old = cluster.owner_of(support::slot_of("news"));
+        let new = (old + 3) % 6;
+        eventually(SOON, || cluster.ask(new, &["INFO", "replication"]).contains("master_link_status:up"));
+        cluster.failover(new);
+        cluster.agree();
+        let mut clients: Vec<Client> = (0..workers).map(|_| proxy.connect()).collect();
+        clients.iter_mut().for_each(|client| _ = client.cmd(&["SSUBSCRIBE", "news"]));
+        (shardnumsub(cluster, old) == workers as i64).then_some((old, new, clients))
+    })
+}
+
 #[test]
 fn a_shards_messages_come_once_and_in_order_after_a_planned_failover() {
     let cluster = TestCluster::start();
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "2"]).start();
-    let slot = support::slot_of("news");
-    let old = cluster.owner_of(slot);
-    let new = (old + 3) % 6;
-    cluster.failover(new);
-    cluster.agree();
-    let numsub = |i| cluster.client(i).cmd(&["PUBSUB", "SHARDNUMSUB", "news"]).items()[1].int();
-    // The proxy has not noticed yet, and a replica takes subscriptions, too: it tells what its primary does.
-    let mut subscribers = [proxy.connect(), proxy.connect()];
-    subscribers.iter_mut().for_each(|client| _ = client.cmd(&["SSUBSCRIBE", "news"]));
-    assert_eq!((numsub(old), numsub(new)), (2, 0));
+    let (old, new, mut subscribers) = subscribed_at_a_replica(&cluster, &proxy, 2);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let publisher = scope.spawn(|| {
@@ -495,8 +512,8 @@ fn a_shards_messages_come_once_and_in_order_after_a_planned_failover() {
             node.cmd(&["SPUBLISH", "news", "over"]);
         });
         // Lets it notice.
-        assert_eq!(proxy.connect().cmd(&["SET", &support::key(slot, "k"), "v"]), Value::ok());
-        eventually(SOON, || (numsub(old), numsub(new)) == (0, 2));
+        assert_eq!(proxy.connect().cmd(&["SET", "{news}", "v"]), Value::ok());
+        eventually(SOON, || [old, new].map(|i| shardnumsub(&cluster, i)) == [0, 2]);
         stop.store(true, Relaxed);
         publisher.join().unwrap();
     });
@@ -505,6 +522,35 @@ fn a_shards_messages_come_once_and_in_order_after_a_planned_failover() {
         let got: Vec<usize> = std::iter::from_fn(|| text(client.read_value()).parse().ok()).collect();
         assert!(!got.is_empty() && got.is_sorted_by(|one, next| one < next), "{got:?}");
     }
+}
+
+#[test]
+fn a_shards_old_node_is_heard_while_the_new_one_takes_no_connection() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (_, new, mut subscribers) = subscribed_at_a_replica(&cluster, &proxy, 1);
+    let (mut client, mut node) = (proxy.connect(), cluster.client(new));
+    assert_eq!(node.cmd(&["CONFIG", "SET", "maxclients", "1"]), Value::ok());
+    // Lets the proxy see who the new primary is.
+    client.send(&["SET", "{news}", "v"]);
+    let mut published = 0;
+    let mut hears = |node: &mut Client| {
+        published += 1;
+        let text = published.to_string();
+        node.cmd(&["SPUBLISH", "news", &text]);
+        assert_eq!(subscribers[0].read_value(), Value::bulks(&["smessage", "news", &text]));
+    };
+    let failures = || proxy.metric("slotmux_node_dial_failures_total");
+    let before = failures();
+    eventually(SOON, || {
+        hears(&mut node);
+        failures() >= before + 6.0
+    });
+    assert_eq!(node.cmd(&["CONFIG", "SET", "maxclients", "1000"]), Value::ok());
+    assert_eq!(client.read_value(), Value::ok());
+    eventually(SOON, || shardnumsub(&cluster, new) == 1);
+    hears(&mut node);
+    assert_eq!(client.cmd(&["SPUBLISH", "news", "all"]), Value::Int(1));
 }
 
 /// A cluster whose nodes fail over soon, and a proxy in front of it.

@@ -260,7 +260,7 @@ impl Journal {
         lock(&self.windows).iter().any(|w| w.is_near(from, to))
     }
 
-    /// Whether a node was stopped within this time and went on before `end`, or shortly before that.
+    /// Whether a node was stopped within this time, and went on at most a moment before `end`, if at all.
     pub fn is_anybody_stopped(&self, from: Ms, to: Ms, end: Ms) -> bool {
         let stops =
             |kind| [Kind::Pause, Kind::StopPrimary, Kind::KillClients].iter().any(|stop| stop.name() == kind);

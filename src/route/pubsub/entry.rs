@@ -131,7 +131,8 @@ impl Entry {
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let handover = self.handover.as_ref().map(|handover| handover.next(now));
         let late = |since| self.subscribers.values().map(move |subscriber| since + subscriber.patience());
-        let times = self.lost_since.into_iter().flat_map(late).chain(handover);
+        let dropped = self.dropped.as_ref().map(|(_, until)| *until);
+        let times = self.lost_since.into_iter().flat_map(late).chain(handover).chain(dropped);
         times.filter(|time| *time > now).min()
     }
 

@@ -13,7 +13,7 @@ use crate::protocol::Topics;
 use crate::route::{Routes, Signal};
 use crate::topology::Cause;
 
-/// Who has the slot of a channel that a node has ended is learnt by then: no node is asked more often.
+/// Who has the slot of a channel that a node has ended is learnt by then.
 const LEARNT: Duration = Duration::from_secs(1);
 
 impl Hub {
@@ -46,6 +46,7 @@ impl Hub {
                 }
                 if entry.home.as_ref() == Some(&source.node) {
                     self.turn(entry, false);
+                    entry.lost_since.get_or_insert(now);
                 }
                 entry.dropped = Some((source.node.clone(), now + LEARNT));
                 state.agenda.push(entry.topic());

@@ -6,8 +6,8 @@
 //! after the sign the old one has no say any more: what is still held was never seen on it and is delivered, and what
 //! it delivered a moment ago is still dropped when it comes on the new one. Only then is the old one left. Without a
 //! sign messages may have been missed. The new one is asked for signs, too, before that and after it: if its node hangs
-//! it shows late what the old one delivered. Messages are told apart by their bytes: of equal ones as many are
-//! delivered as were published.
+//! it shows late what the old one delivered, so the old one goes on meanwhile. Messages are told apart by their bytes:
+//! of equal ones as many are delivered as were published, unless a node is late.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -19,11 +19,12 @@ use super::delivered::Delivered;
 use super::entry::{Phase, Source};
 use crate::net::NodeAddr;
 
-/// How long both connections are listened to, and for how long after that late copies are dropped. From node to node
+/// How long both connections are listened to at least, and for how long after that late copies are dropped. From node to node
 /// the last messages before a pause take up to a tenth of a second, and the tables of publishers change within a few.
 pub(super) const OVERLAP: Duration = Duration::from_millis(500);
 /// So long the old one may take to show that it lives. Two nodes that do not hear of each other for half of
-/// `cluster-node-timeout` cut their connection, and what was on its way between them is lost.
+/// `cluster-node-timeout` cut their connection, and what was on its way between them is lost. And so long late copies
+/// are dropped if the new one does not show that it lives.
 const SILENCE: Duration = Duration::from_secs(2);
 /// So long what the old connection delivers is remembered before the new one is asked to subscribe, which shows it late.
 const PRELUDE: Duration = Duration::from_millis(250);
@@ -243,11 +244,12 @@ impl Handover {
     /// From now on only the new connection counts; what is to be delivered now.
     pub(super) fn cut(&mut self, now: Instant) -> VecDeque<Bytes> {
         let age = match self.stage {
-            Stage::Alive(since) if self.is_signed() => now.duration_since(since),
-            _ => OVERLAP / 2,
+            // What the new connection has not shown when it was asked was published before it was subscribed.
+            Stage::Alive(since) if self.is_signed() => now.duration_since(since).saturating_sub(OVERLAP / 2),
+            Stage::Alive(since) | Stage::Both(since) => now.duration_since(since),
+            Stage::Begun(_) | Stage::Over(_) => OVERLAP / 2,
         };
-        // What the new connection has not shown for so long was published before it was subscribed.
-        self.delivered.forget(age, now);
+        self.delivered.forget(age.max(OVERLAP / 2), now);
         (self.stage, self.signs) = (Stage::Over(now), None);
         self.held_bytes = 0;
         std::mem::take(&mut self.held).into_iter().map(|held| held.frame).collect()
@@ -296,6 +298,8 @@ mod tests {
         assert!(handover.take(Old, 1, b"tick", start));
         handover.confirmed(start);
         assert_eq!((handover.lacks_sign(start), handover.lacks_sign(start + OVERLAP / 2)), (None, Some(New)));
+        // Nor this, which was late.
+        assert!(handover.take(Old, 1, b"tock", start + OVERLAP / 4));
         let now = start + OVERLAP - Duration::from_millis(1);
         assert!(handover.take(Old, 1, b"1", now) && !handover.take(New, 2, b"1", now));
         assert!(!handover.take(New, 2, b"2", now) && handover.take(Old, 1, b"2", now));
@@ -309,6 +313,7 @@ mod tests {
         // Late copies on either side, and an equal one that is new.
         assert!(!handover.take(Old, 1, b"4", now) && !handover.take(New, 2, b"3", now));
         assert!(handover.take(New, 2, b"3", now) && handover.take(New, 2, b"tick", now));
+        assert!(handover.take(New, 2, b"tock", now));
         sign(&mut handover, now);
         assert!(!handover.is_over(now) && handover.is_over(now + OVERLAP));
     }
@@ -344,6 +349,20 @@ mod tests {
         );
         handover.signed(4, true, now);
         assert!(handover.is_over(now));
+    }
+
+    #[test]
+    fn what_was_delivered_is_remembered_if_the_old_connection_ends_while_the_new_one_hangs() {
+        let start = Instant::now();
+        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
+        handover.confirmed(start);
+        sign(&mut handover, start);
+        assert!(handover.take(Old, 1, b"1", start + OVERLAP));
+        let now = start + 3 * OVERLAP;
+        handover.asked(vec![3]);
+        handover.alone = true;
+        assert!(handover.is_due(now) && handover.cut(now).is_empty());
+        assert!(!handover.take(New, 2, b"1", now) && handover.take(New, 2, b"2", now));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::wire::{Line, Wire};
 use super::{Hub, Op, State, Subscriber, What};
 use crate::backend::{Link, PING, Ticket};
 use crate::net::NodeAddr;
-use crate::protocol::write;
+use crate::protocol::{Topics, write};
 use crate::route::Routes;
 use crate::topology::Cause;
 
@@ -36,6 +36,14 @@ impl Hub {
             return state.agenda.wait(Lack::Connection(node.clone()), entry.topic(), now);
         };
         state.last += 1;
+        if entry.kind == Topics::Shards && entry.up && !line.link.is_up() {
+            // It is heard where it is until the connection is there.
+            let what = What::Sign;
+            line.link.push(line.wire.clone(), Ticket { seq: state.last, part: 0 }, PING);
+            let (kind, name) = entry.topic();
+            state.ops.insert(state.last, Op { kind, name, node: node.clone(), line: line.id, what });
+            return state.agenda.wait(Lack::Connection(node.clone()), entry.topic(), now);
+        }
         let (op, phase) =
             (state.last, if entry.handover.is_some() { Phase::Arriving } else { Phase::Steady });
         send(line, op, entry.kind.subscribe(), &entry.name);

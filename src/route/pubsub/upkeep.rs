@@ -106,7 +106,6 @@ impl Hub {
             return VecDeque::new();
         };
         if entry.dropped.as_ref().is_some_and(|(node, until)| *node == home && now < *until) {
-            state.agenda.wait(Lack::Consent(home), entry.topic(), now);
             return VecDeque::new();
         }
         let mut wanted = vec![home.clone()];
@@ -122,12 +121,18 @@ impl Hub {
         for source in begin_handover(entry, &home, &wanted, comes, now) {
             self.leave(state, entry, &source, None);
         }
+        let is_shard = entry.kind == Topics::Shards;
         let moves = entry.handover.is_some();
         let may_ask = entry.handover.as_ref().is_none_or(|handover| handover.may_ask(now));
         for node in &wanted {
             if entry.source_at(node).is_none() && may_ask {
                 self.ask(state, entry, node, routes, now);
             }
+        }
+        // Of a shard's nodes one after the other is heard: what both tell would come twice.
+        let replaces = is_shard && entry.source_at(&home).is_some();
+        if replaces {
+            entry.home = Some(home.clone());
         }
         if let Some(handover) = &mut entry.handover {
             handover.asked = entry.sources.iter().any(|source| source.phase == Phase::Arriving);
@@ -139,16 +144,19 @@ impl Hub {
         if entry.handover.is_none() {
             entry.sources.iter_mut().for_each(|source| source.phase = Phase::Steady);
         }
-        let up = entry.up || there;
         let stays = entry.handover.as_ref().is_some_and(|handover| !handover.is_cut());
-        // Of a shard's nodes one after the other is heard: what both tell would come twice.
-        if !stays && (!entry.up || entry.kind == Topics::Shards || entry.is_at(&home)) {
+        if !stays && (!entry.up || replaces || entry.is_at(&home)) {
             let is_left = |source: &Source| match source.phase {
                 // What else is not wanted any more goes over after this.
                 phase if moves => phase == Phase::Leaving,
                 _ => !wanted.contains(&source.node),
             };
             self.leave_those(state, entry, is_left);
+        }
+        let is_heard = !is_shard || entry.sources.iter().any(|source| source.confirmed);
+        let up = there || entry.up && is_heard;
+        if entry.up && !up {
+            entry.lost_since = Some(now);
         }
         self.turn(entry, up);
         if up {
@@ -262,8 +270,11 @@ fn begin_handover(
     comes: bool,
     now: Instant,
 ) -> Vec<Source> {
-    if !entry.up || entry.kind == Topics::Shards {
+    if !entry.up {
         entry.home = Some(home.clone());
+        return Vec::new();
+    }
+    if entry.kind == Topics::Shards {
         return Vec::new();
     }
     // One move after the other.
