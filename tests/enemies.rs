@@ -20,6 +20,8 @@ use support::{
 /// As many connections come and go, or what `CHURN` says: a hundred thousand take some minutes.
 const CHURN: usize = 6_000;
 const SLOW: usize = 5_000;
+/// A client's own connection to a node is closed when nobody has needed it for so long.
+const IDLE: Duration = Duration::from_secs(60);
 /// So many connections to nodes may be left to be used again.
 const SPARE: usize = 120;
 /// What the allocator may keep of what came and went.
@@ -224,11 +226,12 @@ fn clients_that_come_and_go_in_mid_pipeline_leave_nothing_behind() {
     churn(CHURN / 4);
     let (before, open) = (resident(&proxy), descriptors(&proxy));
     churn(connections);
-    // Connections of clients' own stay for a while, to be used again: as many as were needed at a time.
-    eventually(SOON, || descriptors(&proxy) <= open + SPARE);
-    let now = resident(&proxy);
-    println!("{connections} connections: {before} bytes before, {now} after");
-    assert!(now < before + MORE, "{before} to {now}");
+    let (most, after) = (descriptors(&proxy), resident(&proxy));
+    println!(
+        "{connections} connections: {before} and {after} bytes, {open} and {most} descriptors before and after"
+    );
+    // Connections of clients' own stay for a minute, to be used again: as many as were needed at a time.
+    eventually(IDLE + SOON, || descriptors(&proxy) <= open + SPARE && resident(&proxy) < before + MORE);
     for gauge in ["slotmux_in_flight_requests", "slotmux_held_requests", "slotmux_waiting_for_connection"] {
         assert_eq!(proxy.metric(gauge), 0.0, "{gauge}");
     }
