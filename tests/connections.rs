@@ -94,7 +94,7 @@ fn who_finds_all_connections_taken_waits_for_one() {
     cluster.script(|_, args| match &args[0][..] {
         b"MONITOR" => support::Action::ok(),
         b"WAIT" => support::Action::reply(":0\r\n"),
-        b"PSUBSCRIBE" => support::Action::reply(">3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"),
+        b"psubscribe" => support::Action::reply(">3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n"),
         _ => support::Action::Default,
     });
     let mut listeners: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{
-    Client, ClusterOptions, PlainServer, Proxy, SOON, TestCluster, Value, encode, eventually, eventually_some,
+    Action, Client, ClusterOptions, PlainServer, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode,
+    eventually, eventually_some,
 };
 
 /// What a server says of it within this time is all of it.
@@ -551,6 +552,30 @@ fn a_shards_old_node_is_heard_while_the_new_one_takes_no_connection() {
     eventually(SOON, || shardnumsub(&cluster, new) == 1);
     hears(&mut node);
     assert_eq!(client.cmd(&["SPUBLISH", "news", "all"]), Value::Int(1));
+}
+
+#[test]
+fn a_connection_outlives_a_shard_channel_that_both_ends_leave_at_once() {
+    let cluster = ScriptedCluster::start(1);
+    // The slot goes elsewhere: the node ends the subscription, and refuses to end what there is no more.
+    let told = |what: &str, n: i64| format!(">3\r\n${}\r\n{what}\r\n$4\r\nnews\r\n:{n}\r\n", what.len());
+    cluster.script(move |_, args| match &args[0][..] {
+        b"ssubscribe" => Action::reply(told("ssubscribe", 1)),
+        b"sunsubscribe" => Action::reply(told("sunsubscribe", 0) + "-MOVED 12182 127.0.0.1:1\r\n"),
+        _ => Action::Default,
+    });
+    let proxy = cluster.proxy(&["--workers", "1"]);
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        for (word, n) in [("ssubscribe", 1), ("sunsubscribe", 0)] {
+            let reply = Value::Array(vec![Value::bulk(word), Value::bulk("news"), Value::Int(n)]);
+            assert_eq!(client.cmd(&[word, "news"]), reply);
+        }
+    }
+    // At once: the answers to both are on their way.
+    client.pipeline(&[["SSUBSCRIBE", "news"], ["SUNSUBSCRIBE", "news"], ["SSUBSCRIBE", "news"]]);
+    assert_eq!(client.cmd(&["PING"]).items()[0], Value::bulk("pong"));
+    assert_eq!(proxy.metric("slotmux_node_links_lost_total"), 0.0);
 }
 
 /// A cluster whose nodes fail over soon, and a proxy in front of it.

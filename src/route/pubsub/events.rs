@@ -39,7 +39,9 @@ impl Hub {
             }
             Event::Dropped { line, name } => {
                 let Some(entry) = state.topics[Topics::Shards as usize].get_mut(&name) else { return };
-                let Some(at) = entry.sources.iter().position(|source| source.line == line) else { return };
+                // One that is not confirmed yet is newer than what has ended.
+                let is_it = |source: &Source| source.line == line && source.confirmed;
+                let Some(at) = entry.sources.iter().position(is_it) else { return };
                 let source = entry.sources.remove(at);
                 if source.counted {
                     self.count_out(entry, &source);

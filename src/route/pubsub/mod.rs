@@ -97,6 +97,12 @@ struct Op {
     what: What,
 }
 
+impl Op {
+    fn leaves_shard(&self) -> bool {
+        self.kind == Topics::Shards && matches!(self.what, What::Leave(..))
+    }
+}
+
 enum What {
     Subscribe,
     /// Show that the connection lives.

@@ -160,7 +160,12 @@ impl Hub {
             return false;
         };
         state.last += 1;
-        send(line, state.last, entry.kind.unsubscribe(), &entry.name);
+        let mut request = request(entry.kind.unsubscribe(), &entry.name);
+        if entry.kind == Topics::Shards {
+            // A node that loses the slot says the same unasked, and answers with an error then: the PING shows the end.
+            request.extend_from_slice(PING);
+        }
+        line.link.push(line.wire.clone(), Ticket { seq: state.last, part: 0 }, &request);
         let what = What::Leave(subscriber.cloned(), source.counted);
         let (kind, name, node) = (entry.kind, entry.name.clone(), source.node.clone());
         state.ops.insert(state.last, Op { kind, name, node, line: source.line, what });
@@ -181,7 +186,11 @@ impl Hub {
 
 /// Sends one command about one topic, so that its answer is one.
 fn send(line: &Line, op: u64, command: &str, name: &[u8]) {
+    line.link.push(line.wire.clone(), Ticket { seq: op, part: 0 }, &request(command, name));
+}
+
+fn request(command: &str, name: &[u8]) -> Vec<u8> {
     let mut request = Vec::new();
     write::request(&mut request, [command.as_bytes(), name].into_iter());
-    line.link.push(line.wire.clone(), Ticket { seq: op, part: 0 }, &request);
+    request
 }

@@ -5,10 +5,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{Hub, What};
+use super::{Hub, Op, What};
 use crate::backend::{Link, Listener, Loss, Receiver, Reply, Request, Ticket};
 use crate::net::NodeAddr;
 use crate::protocol::{Push, Said, Topics};
+
+/// What a node says of a slot that it does not have; never to PING.
+const ELSEWHERE: [&[u8]; 2] = [b"-MOVED ", b"-CLUSTERDOWN "];
 
 /// What happened on a connection.
 pub(super) enum Event {
@@ -48,19 +51,30 @@ impl Wire {
 
     /// Whether this is what the command was to bring about.
     fn is_answer(&self, push: &Push<'_>, asked: Option<Ticket>) -> bool {
-        let state = self.hub.state.borrow();
-        let op = asked.and_then(|ticket| state.ops.get(&ticket.seq));
-        op.is_some_and(|op| {
+        self.asked(asked, |op| {
             let subscribes = matches!(op.what, What::Subscribe);
-            op.kind == push.kind && op.name == push.topic && subscribes == (push.said == Said::Subscribed)
+            let is_its = op.kind == push.kind && op.name == push.topic;
+            is_its && subscribes == (push.said == Said::Subscribed) && !op.leaves_shard()
         })
+    }
+
+    /// Whether this is the answer to SUNSUBSCRIBE, which a PING follows.
+    fn is_shard_left(&self, frame: &[u8], asked: Option<Ticket>) -> bool {
+        ELSEWHERE.iter().any(|error| frame.starts_with(error)) && self.asked(asked, Op::leaves_shard)
+    }
+
+    fn asked(&self, asked: Option<Ticket>, is_so: impl FnOnce(&Op) -> bool) -> bool {
+        let state = self.hub.state.borrow();
+        asked.and_then(|ticket| state.ops.get(&ticket.seq)).is_some_and(is_so)
     }
 }
 
 impl Listener for Wire {
     fn hear(&self, frame: &Reply<'_>, asked: Option<Ticket>) -> bool {
         let frame = frame.bytes();
-        let Some(push) = Push::parse(frame) else { return frame.first() != Some(&b'>') };
+        let Some(push) = Push::parse(frame) else {
+            return frame.first() != Some(&b'>') && !self.is_shard_left(frame, asked);
+        };
         if push.said == Said::Message {
             self.hub.message(self.line, &push, frame);
             return false;
