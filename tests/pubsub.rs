@@ -438,11 +438,8 @@ fn no_message_is_lost_or_doubled_in_a_planned_failover() {
                 eventually(SOON, || node.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int() == 1);
                 let mut old = cluster.client(primary);
                 eventually(SOON, || old.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int() == 0);
-                // Only a replica that has caught up may take over.
                 cluster.agree();
-                eventually(SOON, || {
-                    cluster.ask(primary, &["INFO", "replication"]).contains("master_link_status:up")
-                });
+                cluster.await_copy(primary);
             }
         },
     );
@@ -459,10 +456,9 @@ fn shard_channels_follow_their_slot_in_silence() {
     for round in 0..4 {
         let to = (at + 1) % 3;
         cluster.migrate_slot(slot, at, to);
-        let mut node = cluster.client(to);
         eventually(SOON, || {
             publisher.cmd(&["SPUBLISH", "other{news}", "x"]);
-            node.cmd(&["PUBSUB", "SHARDNUMSUB", "news"]).items()[1].int() == 1
+            shardnumsub(&cluster, to) == 1
         });
         let text = round.to_string();
         assert_eq!(publisher.cmd(&["SPUBLISH", "news", &text]), Value::Int(1));
@@ -486,7 +482,7 @@ fn subscribed_at_a_replica(
     eventually_some(Duration::from_secs(60), || {
         let old = cluster.owner_of(support::slot_of("news"));
         let new = (old + 3) % 6;
-        eventually(SOON, || cluster.ask(new, &["INFO", "replication"]).contains("master_link_status:up"));
+        cluster.await_copy(new);
         cluster.failover(new);
         cluster.agree();
         let mut clients: Vec<Client> = (0..workers).map(|_| proxy.connect()).collect();

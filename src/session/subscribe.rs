@@ -16,12 +16,10 @@ use crate::config::Gap;
 use crate::error::ErrorKind;
 use crate::metrics::{Closed, Reached};
 use crate::protocol::{Args, Protocol, Topics, write};
-use crate::route::pubsub::{Messages, Subscriber};
+use crate::route::pubsub::{Messages, Subscriber, is_much_too_large};
 
 /// What a subscription takes of memory besides its name, here and in the hub, where nobody else has it.
 pub(super) const EACH: usize = 768;
-/// A table that has become much too large is made smaller, unless it is as small as this.
-const SMALL: usize = 1024;
 
 /// What the hub has to be told of a client that leaves.
 pub(super) type Leaving = Box<dyn Iterator<Item = (Topics, Bytes)>>;
@@ -58,7 +56,7 @@ impl Subscriptions {
         let topics = &mut self.topics[kind as usize];
         let was = topics.remove(name);
         self.bytes -= if was { name.len() + EACH } else { 0 };
-        if topics.capacity() > SMALL.max(8 * topics.len()) {
+        if is_much_too_large(topics.capacity(), topics.len()) {
             topics.shrink_to(2 * topics.len());
         }
         was

@@ -107,6 +107,12 @@ impl TestCluster {
         }
     }
 
+    /// Waits until a replica has what its primary has: only then may it take over.
+    #[track_caller]
+    pub fn await_copy(&self, replica: usize) {
+        eventually(SOON, || self.ask(replica, &["INFO", "replication"]).contains("master_link_status:up"));
+    }
+
     /// Waits until all running nodes see this node as a primary that owns slots.
     #[track_caller]
     pub fn await_primary(&self, i: usize) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::SMALL;
+use super::is_much_too_large;
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
 
@@ -164,7 +164,7 @@ impl Agenda {
 
     /// Gives back memory after there was much to look at.
     pub(super) fn shrink(&mut self) {
-        if self.queue.capacity() > SMALL.max(8 * self.queue.len()) {
+        if is_much_too_large(self.queue.capacity(), self.queue.len()) {
             self.queue.shrink_to(2 * self.queue.len());
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::SMALL;
+use super::is_much_too_large;
 use crate::command::glob;
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
@@ -58,7 +58,7 @@ impl Counts {
         change(count);
         if count.clients == 0 && count.connections.is_empty() {
             topics.remove(name);
-            if topics.capacity() > SMALL.max(8 * topics.len()) {
+            if is_much_too_large(topics.capacity(), topics.len()) {
                 topics.shrink_to(2 * topics.len());
             }
         }

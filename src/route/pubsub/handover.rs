@@ -19,8 +19,9 @@ use super::delivered::Delivered;
 use super::entry::{Phase, Source};
 use crate::net::NodeAddr;
 
-/// How long both connections are listened to at least, and for how long after that late copies are dropped. From node to node
-/// the last messages before a pause take up to a tenth of a second, and the tables of publishers change within a few.
+/// How long both connections are listened to at least, and for how long after that late copies are dropped. From node
+/// to node the last messages before a pause take up to a tenth of a second, and the tables of publishers change within
+/// a few.
 pub(super) const OVERLAP: Duration = Duration::from_millis(500);
 /// So long the old one may take to show that it lives. Two nodes that do not hear of each other for half of
 /// `cluster-node-timeout` cut their connection, and what was on its way between them is lost. And so long late copies
@@ -325,12 +326,18 @@ mod tests {
         handover.signed(2, true, now);
     }
 
+    /// The new connection is confirmed, and the old one has shown that it lives.
+    fn alive(now: Instant) -> Handover {
+        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), now);
+        handover.confirmed(now);
+        sign(&mut handover, now);
+        handover
+    }
+
     #[test]
     fn a_new_connection_that_hangs_for_a_while_shows_late_what_was_delivered() {
         let start = Instant::now();
-        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
-        handover.confirmed(start);
-        sign(&mut handover, start);
+        let mut handover = alive(start);
         assert!(handover.take(Old, 1, b"1", start));
         // It hangs before the old one is left: that one goes on meanwhile.
         let now = start + 3 * OVERLAP;
@@ -354,9 +361,7 @@ mod tests {
     #[test]
     fn what_was_delivered_is_remembered_if_the_old_connection_ends_while_the_new_one_hangs() {
         let start = Instant::now();
-        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), start);
-        handover.confirmed(start);
-        sign(&mut handover, start);
+        let mut handover = alive(start);
         assert!(handover.take(Old, 1, b"1", start + OVERLAP));
         let now = start + 3 * OVERLAP;
         handover.asked(vec![3]);

@@ -37,7 +37,7 @@ pub(super) use messages::Batch;
 pub use messages::Messages;
 use wire::{Event, Line};
 
-/// A table that has become much too large is made smaller, unless it is as small as this.
+/// No table is made smaller than this.
 const SMALL: usize = 1024;
 /// More is not gathered before it is handed out.
 const MOST_GATHERED: usize = 64 * 1024;
@@ -278,4 +278,9 @@ impl Hub {
             subscribers.values().for_each(|subscriber| subscriber.take(kind, &name, messages));
         });
     }
+}
+
+/// Whether a table of topics, or of what happens to them, is to be made smaller: there may have been very many.
+pub fn is_much_too_large(capacity: usize, len: usize) -> bool {
+    capacity > SMALL.max(8 * len)
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::agenda::Lack;
+use super::agenda::{Lack, Topic};
 use super::entry::{Entry, Phase, Source};
 use super::wire::{Line, Wire};
 use super::{Hub, Op, State, Subscriber, What};
@@ -35,18 +35,16 @@ impl Hub {
             // Of those that wait for a connection one alone is sent on it, so that only that one comes back.
             return state.agenda.wait(Lack::Connection(node.clone()), entry.topic(), now);
         };
-        state.last += 1;
         if entry.kind == Topics::Shards && entry.up && !line.link.is_up() {
             // It is heard where it is until the connection is there.
-            let what = What::Sign;
-            line.link.push(line.wire.clone(), Ticket { seq: state.last, part: 0 }, PING);
-            let (kind, name) = entry.topic();
-            state.ops.insert(state.last, Op { kind, name, node: node.clone(), line: line.id, what });
+            let line = line.id;
+            ask_for_sign(state, entry.topic(), node, line);
             return state.agenda.wait(Lack::Connection(node.clone()), entry.topic(), now);
         }
+        state.last += 1;
         let (op, phase) =
             (state.last, if entry.handover.is_some() { Phase::Arriving } else { Phase::Steady });
-        send(line, op, entry.kind.subscribe(), &entry.name);
+        send(line, op, entry.kind.subscribe(), &entry.name, &[]);
         line.uses += 1;
         let source = Source {
             node: node.clone(),
@@ -99,27 +97,6 @@ impl Hub {
         false
     }
 
-    /// Asks the nodes of those connections of a topic to show that they live; the commands' numbers.
-    pub(super) fn ask_for_signs(
-        &self,
-        state: &mut State,
-        entry: &Entry,
-        is_asked: impl Fn(&Source) -> bool,
-    ) -> Vec<u64> {
-        let mut signs = Vec::new();
-        for Source { node, line, .. } in entry.sources.iter().filter(|source| is_asked(source)) {
-            let there = state.lines.get(node).filter(|there| there.id == *line);
-            let Some(there) = there.filter(|there| there.link.takes_commands()) else { continue };
-            state.last += 1;
-            there.link.push(there.wire.clone(), Ticket { seq: state.last, part: 0 }, PING);
-            let (kind, name) = entry.topic();
-            let op = Op { kind, name, node: node.clone(), line: *line, what: What::Sign };
-            state.ops.insert(state.last, op);
-            signs.push(state.last);
-        }
-        signs
-    }
-
     /// Ends a topic's subscriptions on those connections.
     pub(super) fn leave_those(
         &self,
@@ -160,12 +137,9 @@ impl Hub {
             return false;
         };
         state.last += 1;
-        let mut request = request(entry.kind.unsubscribe(), &entry.name);
-        if entry.kind == Topics::Shards {
-            // A node that loses the slot says the same unasked, and answers with an error then: the PING shows the end.
-            request.extend_from_slice(PING);
-        }
-        line.link.push(line.wire.clone(), Ticket { seq: state.last, part: 0 }, &request);
+        // A node that loses the slot says the same unasked, and answers with an error then: the PING shows the end.
+        let end = if entry.kind == Topics::Shards { PING } else { &[] };
+        send(line, state.last, entry.kind.unsubscribe(), &entry.name, end);
         let what = What::Leave(subscriber.cloned(), source.counted);
         let (kind, name, node) = (entry.kind, entry.name.clone(), source.node.clone());
         state.ops.insert(state.last, Op { kind, name, node, line: source.line, what });
@@ -184,13 +158,24 @@ impl Hub {
     }
 }
 
-/// Sends one command about one topic, so that its answer is one.
-fn send(line: &Line, op: u64, command: &str, name: &[u8]) {
-    line.link.push(line.wire.clone(), Ticket { seq: op, part: 0 }, &request(command, name));
-}
-
-fn request(command: &str, name: &[u8]) -> Vec<u8> {
+/// Sends one command about one topic, so that its answer is one, and what shows its end if that is not the answer.
+fn send(line: &Line, op: u64, command: &str, name: &[u8], end: &[u8]) {
     let mut request = Vec::new();
     write::request(&mut request, [command.as_bytes(), name].into_iter());
-    request
+    request.extend_from_slice(end);
+    line.link.push(line.wire.clone(), Ticket { seq: op, part: 0 }, &request);
+}
+
+/// Asks the node of a connection to show that it lives; the command's number, if it can be asked.
+pub(super) fn ask_for_sign(
+    state: &mut State,
+    (kind, name): Topic,
+    node: &NodeAddr,
+    line: u64,
+) -> Option<u64> {
+    let there = state.lines.get(node).filter(|there| there.id == line && there.link.takes_commands())?;
+    state.last += 1;
+    there.link.push(there.wire.clone(), Ticket { seq: state.last, part: 0 }, PING);
+    state.ops.insert(state.last, Op { kind, name, node: node.clone(), line, what: What::Sign });
+    Some(state.last)
 }

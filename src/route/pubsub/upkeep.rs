@@ -10,8 +10,9 @@ use bytes::Bytes;
 use super::agenda::Lack;
 use super::entry::{Entry, Phase, Source};
 use super::handover::{Handover, Side};
+use super::sources::ask_for_sign;
 use super::wire::Event;
-use super::{Hub, SMALL, State};
+use super::{Hub, State, is_much_too_large};
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
 use crate::route::Routes;
@@ -48,9 +49,9 @@ impl Hub {
         let unused = self.take_unused(&mut state, routes);
         if next.is_none_or(|next| next > now) {
             state.shrink();
-            let mut events = self.events.borrow_mut();
-            if events.capacity() > SMALL {
-                events.shrink_to_fit();
+            let events = &mut *self.events.borrow_mut();
+            if is_much_too_large(events.capacity(), events.len()) {
+                events.shrink_to(2 * events.len());
             }
         }
         drop(state);
@@ -190,8 +191,9 @@ impl Hub {
                 Side::Old => handover.from.as_ref() == Some(&source.node),
                 Side::New => source.phase == Phase::Arriving || handover.to == source.node,
             };
-            let signs = self.ask_for_signs(state, entry, is_asked);
-            handover.asked(signs);
+            let asked = entry.sources.iter().filter(|source| is_asked(source));
+            let ask = |source: &Source| ask_for_sign(state, entry.topic(), &source.node, source.line);
+            handover.asked(asked.filter_map(ask).collect());
         }
         if handover.is_due(now) {
             if handover.may_miss() {
@@ -226,12 +228,12 @@ impl State {
     /// Gives back memory after many have left.
     fn shrink(&mut self) {
         for topics in &mut self.topics {
-            if topics.capacity() > SMALL.max(8 * topics.len()) {
+            if is_much_too_large(topics.capacity(), topics.len()) {
                 topics.shrink_to(2 * topics.len());
             }
         }
         self.agenda.shrink();
-        if self.ops.capacity() > SMALL.max(8 * self.ops.len()) {
+        if is_much_too_large(self.ops.capacity(), self.ops.len()) {
             self.ops.shrink_to(2 * self.ops.len());
         }
     }
