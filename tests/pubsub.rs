@@ -574,6 +574,67 @@ fn a_connection_outlives_a_shard_channel_that_both_ends_leave_at_once() {
     assert_eq!(proxy.metric("slotmux_node_links_lost_total"), 0.0);
 }
 
+#[test]
+fn a_connection_outlives_a_node_that_refuses_to_end_a_shards_channel() {
+    let cluster = TestCluster::primaries(1);
+    assert_eq!(cluster.client(0).cmd(&["ACL", "SETUSER", "default", "-sunsubscribe"]), Value::ok());
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    other.cmd(&["SUBSCRIBE", "talk"]);
+    for _ in 0..3 {
+        client.pipeline(&[["SSUBSCRIBE", "news"], ["SUNSUBSCRIBE", "news"], ["SSUBSCRIBE", "more"]]);
+        assert_eq!(client.cmd(&["SUNSUBSCRIBE", "more"]).items()[2], Value::Int(0));
+    }
+    assert_eq!(proxy.connect().cmd(&["PUBLISH", "talk", "x"]), Value::Int(1));
+    assert_eq!(other.read_value(), Value::bulks(&["message", "talk", "x"]));
+    assert_eq!(proxy.metric("slotmux_node_links_lost_total"), 0.0);
+}
+
+#[test]
+fn a_shards_channel_follows_its_slot_to_a_node_that_the_table_calls_a_replica() {
+    let mut cluster = ScriptedCluster::start(1);
+    let replica = cluster.add_node(Some(0));
+    let [there, slot] = [cluster.node(replica).addr(), support::slot_of("news").to_string()];
+    cluster.script(move |conn, args| match &args[0][..] {
+        b"ssubscribe" => Action::reply(b">3\r\n$10\r\nssubscribe\r\n$4\r\nnews\r\n:1\r\n"),
+        b"subscribe" => Action::reply(b">3\r\n$9\r\nsubscribe\r\n$4\r\ntalk\r\n:1\r\n"),
+        b"SET" if conn.node == replica => Action::reply(b"+OK\r\n"),
+        b"SET" => Action::error(&format!("MOVED {slot} {there}")),
+        _ => Action::Default,
+    });
+    let proxy = cluster.proxy(&["--workers", "1"]);
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    client.cmd(&["SSUBSCRIBE", "news"]);
+    assert_eq!(other.cmd(&["SET", "{news}", "v"]), Value::ok());
+    // Lets the subscriptions be looked at.
+    other.cmd(&["SUBSCRIBE", "talk"]);
+    let asks = || cluster.commands().iter().filter(|command| command.text() == "ssubscribe news").count();
+    eventually(SOON, || asks() == 2);
+}
+
+#[test]
+fn channels_of_a_node_that_accepts_and_does_not_answer_cost_nothing_while_they_wait() {
+    let cluster = TestCluster::primaries(3);
+    let args = ["--workers", "1", "--connect-timeout", "60s", "--command-deadline", "60s"];
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&args).start();
+    let names = tagged("tag", 2);
+    let stopped = cluster.owner_of(support::slot_of("tag"));
+    cluster.stop(stopped);
+    let mut clients: Vec<Client> = names.iter().map(|_| proxy.connect()).collect();
+    let dials = || proxy.metric("slotmux_node_dials_total");
+    let before = dials();
+    clients[0].send(&["SUBSCRIBE", &names[0]]);
+    eventually(SOON, || dials() > before);
+    // In a later turn than that in which the connection was asked for.
+    clients[1].send(&["SUBSCRIBE", &names[1]]);
+    let waiting = cpu(&proxy, || thread::sleep(Duration::from_secs(1)));
+    assert!(waiting < 0.5, "{waiting} s of CPU in a second");
+    cluster.cont(stopped);
+    for (client, name) in clients.iter_mut().zip(&names) {
+        assert_eq!(client.read_value().items()[1], Value::bulk(name));
+    }
+}
+
 /// A cluster whose nodes fail over soon, and a proxy in front of it.
 fn failing(args: &[&str]) -> (TestCluster, Proxy) {
     let cluster = TestCluster::start();

@@ -32,8 +32,13 @@ impl Hub {
             _ => self.connect(state, node, routes, now),
         };
         let Some(line) = state.lines.get_mut(node).filter(|_| is_there) else {
+            let lack = Lack::Connection(node.clone());
+            if state.lines.get(node).is_some_and(|line| line.link.is_opening()) {
+                // It is being tried: what comes of that is an event.
+                state.agenda.retry(lack.clone(), None);
+            }
             // Of those that wait for a connection one alone is sent on it, so that only that one comes back.
-            return state.agenda.wait(Lack::Connection(node.clone()), entry.topic(), now);
+            return state.agenda.wait(lack, entry.topic(), now);
         };
         if entry.kind == Topics::Shards && entry.up && !line.link.is_up() {
             // It is heard where it is until the connection is there.
@@ -151,9 +156,12 @@ impl Hub {
         self.receivers.counts().connections(entry.kind, &entry.name, &source.node, -1);
     }
 
-    /// The connections to nodes that are no primaries any more, and that nothing is subscribed on.
+    /// The open connections to nodes that are no primaries any more, and that nothing is subscribed on.
     pub(super) fn take_unused(&self, state: &mut State, routes: &Routes) -> Vec<Rc<Link>> {
-        let unused = state.lines.extract_if(|node, line| line.uses == 0 && !routes.is_primary(node));
+        let is_unused = |node: &NodeAddr, line: &mut Line| {
+            line.uses == 0 && line.link.is_up() && !routes.is_primary(node)
+        };
+        let unused = state.lines.extract_if(is_unused);
         unused.map(|(_, line)| line.link).collect()
     }
 }

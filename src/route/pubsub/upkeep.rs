@@ -34,9 +34,10 @@ impl Hub {
             self.happened(&mut state, event, routes, now);
             steps += 1;
         }
-        let State { agenda, topics, version, .. } = &mut *state;
+        let State { agenda, topics, version, unreachable, .. } = &mut *state;
         if std::mem::replace(version, routes.version()) != routes.version() {
             agenda.look_at_all();
+            unreachable.retain(|node| routes.known(node).is_some());
         }
         agenda.begin(now, TURN, || topics.iter().flat_map(HashMap::values).map(Entry::topic).collect());
         while steps < TURN

@@ -12,6 +12,8 @@ use crate::protocol::{Push, Said, Topics};
 
 /// What a node says of a slot that it does not have; never to PING.
 const ELSEWHERE: [&[u8]; 2] = [b"-MOVED ", b"-CLUSTERDOWN "];
+/// In the error of a node that does not know the command, or does not permit it.
+const ITS_NAME: &[u8] = b"sunsubscribe";
 
 /// What happened on a connection.
 pub(super) enum Event {
@@ -60,7 +62,9 @@ impl Wire {
 
     /// Whether this is the answer to SUNSUBSCRIBE, which a PING follows.
     fn is_shard_left(&self, frame: &[u8], asked: Option<Ticket>) -> bool {
-        ELSEWHERE.iter().any(|error| frame.starts_with(error)) && self.asked(asked, Op::leaves_shard)
+        let is_its = ELSEWHERE.iter().any(|error| frame.starts_with(error))
+            || frame.first() == Some(&b'-') && frame.windows(ITS_NAME.len()).any(|name| name == ITS_NAME);
+        is_its && self.asked(asked, Op::leaves_shard)
     }
 
     fn asked(&self, asked: Option<Ticket>, is_so: impl FnOnce(&Op) -> bool) -> bool {
