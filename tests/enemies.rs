@@ -22,8 +22,9 @@ const CHURN: usize = 6_000;
 const SLOW: usize = 5_000;
 /// A client's own connection to a node is closed when nobody has needed it for so long.
 const IDLE: Duration = Duration::from_secs(60);
-/// So many connections to nodes may be left to be used again.
-const SPARE: usize = 120;
+/// So many connections that a proxy's clients share may be there that were not at first: each worker's to each node,
+/// for commands and for topics.
+const SPARE: usize = 24;
 /// What the allocator may keep of what came and went.
 const MORE: f64 = 16.0 * 1024.0 * 1024.0;
 
@@ -160,14 +161,14 @@ fn a_jumping_clock_is_not_noticed() {
     }
     assert_eq!(client.cmd(&["RPUSH", "list", "x"]), Value::Int(1));
     assert_eq!(blocked.read_value(), Value::bulks(&["list", "x"]));
-    assert_eq!(proxy.metric("slotmux_links_lost_total") + proxy.metric("slotmux_errors_total"), 0.0);
+    assert_eq!(proxy.metric("slotmux_node_links_lost_total") + proxy.metric("slotmux_errors_total"), 0.0);
 }
 
 #[test]
 fn thousands_of_half_requests_keep_nobody_from_being_served() {
     slotmux::server::raise_open_files();
     let cluster = TestCluster::primaries(3);
-    let proxy = proxy(&cluster).args(&["--max-clients", "6000", "--client-timeout", "2s"]).start();
+    let proxy = proxy(&cluster).args(&["--max-clients", "6000", "--client-timeout", "4s"]).start();
     let mut client = proxy.connect();
     assert_serves(&mut client);
     let (before, open) = (resident(&proxy), descriptors(&proxy));
@@ -177,7 +178,12 @@ fn thousands_of_half_requests_keep_nobody_from_being_served() {
         client.send_raw(halves[number % halves.len()]);
     }
     eventually(SOON, || proxy.metric("slotmux_clients") == SLOW as f64 + 1.0);
-    assert_serves(&mut client);
+    // They go on, as slowly as they can: a byte at a time.
+    for _ in 0..2 {
+        slow.iter_mut().for_each(|client| client.send_raw("x"));
+        assert_serves(&mut client);
+    }
+    assert_eq!(proxy.metric("slotmux_clients"), SLOW as f64 + 1.0);
     let each = (resident(&proxy) - before) / SLOW as f64;
     assert!(each < 16.0 * 1024.0, "{each} bytes for each");
     eventually(SOON, || {
@@ -193,6 +199,7 @@ fn clients_that_come_and_go_in_mid_pipeline_leave_nothing_behind() {
     let proxy = proxy(&cluster).start();
     let mut watcher = proxy.connect();
     assert_serves(&mut watcher);
+    let open = descriptors(&proxy);
     let mut churn = |rounds: usize| {
         for number in 0..rounds {
             let mut client = proxy.connect();
@@ -224,9 +231,9 @@ fn clients_that_come_and_go_in_mid_pipeline_leave_nothing_behind() {
     };
     let connections = std::env::var("CHURN").map_or(CHURN, |text| text.parse().unwrap());
     churn(CHURN / 4);
-    let (before, open) = (resident(&proxy), descriptors(&proxy));
+    let before = resident(&proxy);
     churn(connections);
-    // Connections of clients' own stay for a minute, to be used again: as many as were needed at a time.
+    // Connections of clients' own stay for a minute, to be used again.
     eventually(IDLE + SOON, || descriptors(&proxy) <= open + SPARE);
     let now = resident(&proxy);
     println!("{connections} connections: {before} bytes before, {now} after");

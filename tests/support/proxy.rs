@@ -195,6 +195,7 @@ impl Proxy {
 #[track_caller]
 pub fn sum(page: &str, name: &str) -> f64 {
     let (name, wanted) = name.split_once('{').unwrap_or((name, ""));
+    assert!(is_documented(name), "there is no metric {name}");
     let wanted: Vec<&str> =
         wanted.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).collect();
     let rows = page.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
@@ -205,6 +206,13 @@ pub fn sum(page: &str, name: &str) -> f64 {
         })
         .map(|(_, value)| value.parse::<f64>().expect("a metric is a number"))
         .sum()
+}
+
+/// Whether README has a row for the metric, or for the histogram that it is a part of.
+fn is_documented(name: &str) -> bool {
+    const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let families = ["_bucket", "_sum", "_count"].iter().filter_map(|part| name.strip_suffix(part));
+    families.chain([name]).any(|family| README.contains(&format!("| `{family}` |")))
 }
 
 impl Drop for Proxy {
