@@ -59,7 +59,7 @@ impl Client<'_> {
                 Op::MSet(places.into_iter().map(number).collect())
             }
             74..79 => Op::MGet(self.places()),
-            79..85 => Op::Transfer(tag, self.rng.u8(1..)),
+            79..85 => Op::Transfer(tag, self.rng.u8(1..), add(&mut self.keys[tag].blocks.log)),
             85..90 if has_queue(tag) => Op::Enqueue(tag, add(&mut self.keys[tag].queue)),
             90..95 if has_channel(tag, false) || has_channel(tag, true) => {
                 Op::Publish(tag, add(&mut self.keys[tag].channel))

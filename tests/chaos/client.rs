@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, thread, time::Duration};
 use fastrand::Rng;
 
 use crate::{
-    conn::{Conn, PATIENCE},
+    conn::Conn,
     journal::{Asked, History, Ms, Outcome},
     keys::{
         Count, Keys, TAGS, Verdict, key, large, number, register_number, register_value, shown as beginning,
@@ -35,11 +35,10 @@ impl<'a> Client<'a> {
 
     /// Works until the run stops.
     pub fn work(&mut self) {
-        let addr = self.run.listener(self.me);
         let mut conn = None;
         while !self.run.stopping() {
             let Some(open) = conn.as_mut() else {
-                conn = Conn::connect(&addr, PATIENCE).ok();
+                conn = self.run.connect(self.me);
                 continue;
             };
             let ops = self.pipeline();
@@ -53,7 +52,8 @@ impl<'a> Client<'a> {
                     .enumerate()
                     .map(|(i, op)| format!("    {i}: {} of tags {:?}\n", op.name(), op.tags()))
                     .collect();
-                self.run.cut_off(self.me, &error, &asked, pipeline);
+                let later: Vec<usize> = ops[from..].iter().flat_map(Op::tags).collect();
+                self.run.cut_off(self.me, &error, &asked, &later, pipeline);
                 ops[from..].iter().for_each(|op| self.failed(op, Outcome::Doubt, sent, got));
                 conn = None;
             }
@@ -71,7 +71,7 @@ impl<'a> Client<'a> {
         for (i, op) in ops.iter().enumerate() {
             let mut reply = conn.read().map_err(|error| (error, i))?;
             for n in 1..op.replies() {
-                if n < 5 && reply != Value::Simple(if n == 1 { "OK" } else { "QUEUED" }.to_owned()) {
+                if reply != Value::Simple(if n == 1 { "OK" } else { "QUEUED" }.to_owned()) {
                     self.wrong(op, sent, &reply);
                 }
                 reply = conn.read().map_err(|error| (error, i))?;
@@ -124,7 +124,9 @@ impl<'a> Client<'a> {
                 });
             }
             (Op::Many(many), reply) if many.reply == *reply => {}
-            (Op::Transfer(..), Value::Array(items)) if is_balanced(items) => {}
+            (Op::Transfer(tag, _, n), Value::Array(items)) if is_balanced(items) => {
+                self.keys[*tag].blocks.log[*n as usize] = (sent, got, Some(Outcome::Done));
+            }
             (Op::Enqueue(tag, n), Value::Int(_)) => {
                 self.keys[*tag].queue[*n as usize] = (sent, got, Some(Outcome::Done));
             }
@@ -168,6 +170,7 @@ impl<'a> Client<'a> {
             Op::Set(tag, n) => self.set(*tag, *n, outcome, sent, got),
             // Other parts of it may have been executed.
             Op::MSet(pairs) => pairs.iter().for_each(|&(tag, n)| self.set(tag, n, Outcome::Doubt, sent, got)),
+            Op::Transfer(tag, _, n) => self.keys[*tag].blocks.log[*n as usize] = entry,
             Op::Enqueue(tag, n) => self.keys[*tag].queue[*n as usize] = entry,
             Op::Publish(tag, n) => self.keys[*tag].channel[*n as usize] = entry,
             _ => {}
@@ -253,5 +256,5 @@ fn is_balanced(items: &[Value]) -> bool {
             _ => None,
         })
         .collect();
-    numbers.is_some_and(|n| n.len() == 4 && n[0] + n[1] == 0 && n[2] == n[0] && n[3] == n[1])
+    numbers.is_some_and(|n| n.len() == 5 && n[0] + n[1] == 0 && n[2] == n[0] && n[3] == n[1])
 }

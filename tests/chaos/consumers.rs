@@ -5,7 +5,6 @@ use std::{collections::HashMap, sync::Mutex};
 use fastrand::Rng;
 
 use crate::{
-    conn::{Conn, PATIENCE},
     journal::{Asked, Ms, Outcome, Span, lock},
     keys::{TAGS, key},
     ops::has_queue,
@@ -20,12 +19,13 @@ pub struct Taken(Mutex<State>);
 #[derive(Default)]
 struct State {
     elements: HashMap<String, Vec<Hand>>,
-    /// By tag: pops that may have taken an element which nobody got.
-    doubts: HashMap<usize, u32>,
+    /// By tag: until when pops may have taken an element which nobody got.
+    doubts: HashMap<usize, Vec<Ms>>,
 }
 
 #[derive(Clone, Copy)]
 struct Hand {
+    tag: usize,
     sent: Ms,
     got: Ms,
     consumer: usize,
@@ -42,19 +42,29 @@ impl Taken {
         (times(false), times(true))
     }
 
-    pub fn doubts(&self, tag: usize) -> u32 {
-        lock(&self.0).doubts.get(&tag).copied().unwrap_or(0)
+    pub fn doubts(&self, tag: usize) -> Vec<Ms> {
+        lock(&self.0).doubts.get(&tag).cloned().unwrap_or_default()
+    }
+
+    /// What the queue of a tag gave, each with its history.
+    pub fn all(&self, tag: usize) -> Vec<(String, String)> {
+        let state = lock(&self.0);
+        let of_tag = state.elements.iter().filter(|(_, hands)| hands.iter().any(|hand| hand.tag == tag));
+        of_tag.map(|(value, hands)| (value.clone(), show(hands))).collect()
     }
 
     pub fn show(&self, value: &str) -> String {
-        let hands = lock(&self.0).elements.get(value).cloned().unwrap_or_default();
-        let line = |hand: &Hand| {
-            let Hand { sent, got, consumer, moved } = hand;
-            let word = if *moved { "BLMOVE" } else { "BLPOP" };
-            format!("    consumer {consumer}: {word} sent {sent} answered {got}\n")
-        };
-        hands.iter().map(line).collect()
+        show(lock(&self.0).elements.get(value).map_or(&[], Vec::as_slice))
     }
+}
+
+fn show(hands: &[Hand]) -> String {
+    let line = |hand: &Hand| {
+        let Hand { tag, sent, got, consumer, moved } = hand;
+        let word = if *moved { "BLMOVE" } else { "BLPOP" };
+        format!("    consumer {consumer}: {word} of tag {tag} sent {sent} answered {got}\n")
+    };
+    hands.iter().map(line).collect()
 }
 
 impl Run {
@@ -62,14 +72,13 @@ impl Run {
     pub fn consume(&self, consumer: usize, taken: &Taken) {
         // Some that pop and some that move at each listener.
         let client = consumer / 2;
-        let addr = self.listener(client);
         let mut rng = Rng::with_seed(self.settings.seed ^ (consumer as u64) << 16);
         let queues: Vec<usize> = (0..TAGS).filter(|&tag| has_queue(tag)).collect();
         let moves = consumer % 3 == 2;
         let mut conn = None;
         while !self.stopping() {
             let Some(open) = conn.as_mut() else {
-                conn = Conn::connect(&addr, PATIENCE).ok();
+                conn = self.connect(client);
                 continue;
             };
             let tag = queues[rng.usize(..queues.len())];
@@ -81,19 +90,21 @@ impl Run {
             let got = self.journal.now();
             let value = match &reply {
                 Ok(Value::NullArray | Value::NullBulk) => continue,
-                Ok(Value::Array(items)) if !moves && items.len() == 2 => items[1].text(),
+                Ok(Value::Array(items)) if !moves && items.len() == 2 && items[0] == Value::bulk(&queue) => {
+                    items[1].text()
+                }
                 Ok(Value::Bulk(_)) if moves => reply.as_ref().map(Value::text).unwrap_or_default(),
                 Ok(Value::Error(text)) => {
                     let asked = Asked { name: args[0], reads: false, tags: &[tag], sent, got };
                     if self.journal.error(&asked, text) == Outcome::Doubt && !moves {
-                        *lock(&taken.0).doubts.entry(tag).or_default() += 1;
+                        lock(&taken.0).doubts.entry(tag).or_default().push(got);
                     }
                     continue;
                 }
                 Err(error) => {
                     let asked = Asked { name: args[0], reads: false, tags: &[tag], sent, got };
-                    self.cut_off(client, error, &asked, String::new());
-                    *lock(&taken.0).doubts.entry(tag).or_default() += u32::from(!moves);
+                    self.cut_off(client, error, &asked, &[], String::new());
+                    lock(&taken.0).doubts.entry(tag).or_default().extend((!moves).then_some(got));
                     conn = None;
                     continue;
                 }
@@ -104,7 +115,7 @@ impl Run {
                 }
             };
             self.journal.count(args[0], 1);
-            let hand = Hand { sent, got, consumer, moved: moves };
+            let hand = Hand { tag, sent, got, consumer, moved: moves };
             lock(&taken.0).elements.entry(value).or_default().push(hand);
         }
     }

@@ -117,7 +117,10 @@ impl Run {
                 Ok(Value::Array(items)) if items.len() >= 3 => match items[0].text().as_str() {
                     "message" | "pmessage" | "smessage" => {
                         self.journal.count(&format!("messages of {:?} heard", session.way), 1);
-                        session.hear(&items[items.len() - 1].text(), self.journal.now());
+                        if !session.hear(&items, self.journal.now()) {
+                            let what = format!("subscriber {} of {:?}: {items:?}", session.who, session.way);
+                            self.journal.fault("wrong message", what, String::new());
+                        }
                     }
                     "subscribe" | "psubscribe" | "ssubscribe" => {
                         session.confirm(&items[1].text(), self.journal.now())
@@ -148,7 +151,7 @@ impl Run {
                 let Some(&(sent, got, outcome)) = log(client, tag).and_then(|log| log.get(n)) else {
                     continue;
                 };
-                let by_force = *way == Way::Shards && self.journal.lossy(tag, (sent, at)).is_some();
+                let by_force = *way == Way::Shards && !self.journal.lossy(tag, (sent, at)).is_empty();
                 // A node that paused publishes what it was sent before, when those who asked have given it up; and one
                 // that was stopped behind its answer tells other nodes late.
                 let stopped = || self.journal.is_anybody_stopped(sent, got + BUS, at);
@@ -244,8 +247,9 @@ impl Session {
         self.heard.get(&(client, tag)).is_some_and(|heard| heard.contains(&n))
     }
 
-    /// A message came.
-    fn hear(&mut self, message: &str, now: Ms) {
+    /// A message came. False if it is not of a channel that was subscribed to in this way.
+    fn hear(&mut self, items: &[Value], now: Ms) -> bool {
+        let message = items[items.len() - 1].text();
         let mut numbers = message.split('.').map(|n| n.parse::<usize>().unwrap_or(usize::MAX));
         let mut next = || numbers.next().unwrap_or(usize::MAX);
         let (client, tag, n) = (next(), next(), next());
@@ -255,5 +259,15 @@ impl Session {
         if again || (is_behind && self.way != Way::Patterns) {
             self.late.push((client, tag, n, now, again));
         }
+        if !self.way.tags().any(|own| own == tag) {
+            return false;
+        }
+        let (channel, topic) = (key(tag, "channel"), self.topic(tag));
+        let head = match self.way {
+            Way::Channels => Value::bulks(&["message", &channel]),
+            Way::Patterns => Value::bulks(&["pmessage", &topic, &channel]),
+            Way::Shards => Value::bulks(&["smessage", &channel]),
+        };
+        head.items() == &items[..items.len() - 1]
     }
 }

@@ -30,6 +30,8 @@ const NOT_EXECUTED: [&str; 7] =
     ["CLUSTERDOWN ", "MOVED ", "ASK ", "TRYAGAIN ", "LOADING ", "READONLY ", "MASTERDOWN "];
 /// Before it, if it was a transaction.
 const ABORTED: &str = "EXECABORT Transaction discarded because of: ";
+/// A stopped node's links are given up by then: a round of health checks after the link timeout.
+const GIVEN_UP: Ms = 10_000;
 /// More of a kind would only repeat the first ones.
 const FAULTS_KEPT: usize = 20;
 /// So many events of a key are kept.
@@ -59,16 +61,19 @@ pub enum Outcome {
 /// A time in which a nemesis excuses something.
 #[derive(Clone, Debug)]
 pub struct Window {
-    pub kind: &'static str,
-    /// Addresses of the nodes that it happens to: a write in flight there may get INDOUBT. None for a replica that is away:
-    /// only subscribers whose topics it had before a failover notice.
+    pub kind: Kind,
+    /// Addresses of the nodes that it happens to. None for a replica that is away: only subscribers whose topics it had
+    /// before a failover notice.
     pub nodes: Vec<String>,
     /// The tags whose slots these nodes serve.
     pub tags: Vec<usize>,
-    /// The cluster may lose here what it acknowledged: replication is asynchronous.
-    pub lossy: bool,
+    /// The primary that is lost or demoted, by its number: what it acknowledged the cluster may lose, since replication
+    /// is asynchronous.
+    pub primary: Option<usize>,
     pub from: Ms,
     pub to: Ms,
+    /// Until when a write may have been sent that the nodes took, and did not answer: then its outcome is unknown.
+    pub unanswered: Ms,
 }
 
 impl Window {
@@ -180,10 +185,21 @@ impl Journal {
     }
 
     /// A nemesis begins; returns the window's number.
-    pub fn open(&self, kind: &'static str, nodes: Vec<String>, tags: Vec<usize>, lossy: bool) -> usize {
-        let mut windows = lock(&self.windows);
-        windows.push(Window { kind, nodes, tags, lossy, from: self.now(), to: Ms::MAX });
+    pub fn open(&self, kind: Kind, nodes: Vec<String>, tags: Vec<usize>, primary: Option<usize>) -> usize {
+        let (mut windows, from) = (lock(&self.windows), self.now());
+        let unanswered = match kind {
+            Kind::StopPrimary => from + GIVEN_UP,
+            kind if kind.ends_links() => Ms::MAX,
+            _ => 0,
+        };
+        windows.push(Window { kind, nodes, tags, primary, from, to: Ms::MAX, unanswered });
         windows.len() - 1
+    }
+
+    /// The nodes' links have ended: what is sent from now on reaches no node that does not answer.
+    pub fn links_ended(&self, window: usize) {
+        let window = &mut lock(&self.windows)[window];
+        window.unanswered = window.unanswered.min(self.now());
     }
 
     /// Slots are given to another node until what it returns is dropped: then all know the new owner.
@@ -209,13 +225,14 @@ impl Journal {
         lock(&self.windows)[window].to = self.now();
     }
 
-    /// The window in which the cluster itself may have lost what was acknowledged on this tag then.
-    pub fn lossy(&self, tag: usize, (sent, got): Span) -> Option<Window> {
+    /// The windows in which the cluster itself may have lost what was acknowledged on this tag then; the last one first.
+    pub fn lossy(&self, tag: usize, (sent, got): Span) -> Vec<Window> {
         let windows = lock(&self.windows);
         let fits = |w: &&Window| {
-            w.lossy && w.tags.contains(&tag) && w.from.saturating_sub(LAG) <= got && sent <= w.to
+            let may_lose = w.primary.is_some() && w.tags.contains(&tag);
+            may_lose && w.from.saturating_sub(LAG) <= got && sent <= w.to
         };
-        windows.iter().rev().find(fits).cloned()
+        windows.iter().rev().filter(fits).cloned().collect()
     }
 
     /// Counts an error, and judges whether it may be.
@@ -238,7 +255,7 @@ impl Journal {
         lock(&self.windows).iter().filter(|w| w.is_near(asked.sent, asked.got)).any(|w| {
             if indoubt {
                 // What only reads is sent again.
-                !asked.reads && w.nodes.iter().any(|addr| addr == node)
+                !asked.reads && asked.sent <= w.unanswered && w.nodes.iter().any(|addr| addr == node)
             } else if text.starts_with(ORDER) {
                 about(w)
             } else {
@@ -250,20 +267,21 @@ impl Journal {
         })
     }
 
-    /// Whether nodes were broken in this time, or a moment before it.
-    pub fn is_broken(&self, from: Ms, to: Ms) -> bool {
-        lock(&self.windows).iter().any(|w| !w.nodes.is_empty() && w.is_near(from, to))
+    /// Whether a write to one of these tags that was sent then, and got no answer until `got`, may be in doubt.
+    pub fn is_in_doubt(&self, tags: &[usize], sent: Ms, got: Ms) -> bool {
+        let about =
+            |w: &Window| tags.iter().any(|&tag| w.tags.contains(&tag) || self.has_moved(tag, sent, got));
+        lock(&self.windows).iter().any(|w| w.is_near(sent, got) && sent <= w.unanswered && about(w))
     }
 
-    /// The same, or replicas were away.
+    /// Whether anything happened to a node in this time, or a moment before it.
     pub fn is_anybody_away(&self, from: Ms, to: Ms) -> bool {
         lock(&self.windows).iter().any(|w| w.is_near(from, to))
     }
 
     /// Whether a node was stopped within this time, and went on at most a moment before `end`, if at all.
     pub fn is_anybody_stopped(&self, from: Ms, to: Ms, end: Ms) -> bool {
-        let stops =
-            |kind| [Kind::Pause, Kind::StopPrimary, Kind::KillClients].iter().any(|stop| stop.name() == kind);
+        let stops = |kind| matches!(kind, Kind::Pause | Kind::StopPrimary | Kind::KillClients);
         lock(&self.windows)
             .iter()
             .any(|w| stops(w.kind) && w.from <= to && from <= w.to && end <= w.to.saturating_add(AFTERMATH))

@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     conn::{Conn, PATIENCE},
     consumers::Taken,
-    journal::{History, Ms, Outcome, Span, lock},
+    journal::{History, Ms, Outcome, Span, Window, lock},
     keep::Keep,
     keys::{Evidence, List, TAGS, Verdict, key, number, shown},
     ops::has_queue,
@@ -66,8 +66,8 @@ impl Run {
         }
     }
 
-    /// Something that was acknowledged is not there any more. It is the cluster's loss if a file shows that it was
-    /// executed, and replication may have lost it then.
+    /// Something that was acknowledged is not there any more. It is the cluster's loss if it stands in the file of a
+    /// primary that was lost or demoted then.
     pub fn lost(
         &self,
         keep: &Keep,
@@ -77,19 +77,15 @@ impl Run {
         what: &str,
         history: String,
     ) {
-        let window = self.journal.lossy(tag, known);
-        match (keep.shows(evidence), window) {
-            (true, Some(window)) => {
-                self.journal.count(&format!("the cluster's losses at {}", window.kind), 1)
-            }
-            (shown, window) => {
-                let nodes = match evidence {
-                    Evidence::Written(key, value) => format!("{:?}", keep.nodes(key, value)),
-                    Evidence::Reached(..) => shown.to_string(),
-                };
-                let window = window.map_or("none".to_owned(), |w| format!("{} {}..{}", w.kind, w.from, w.to));
+        let (windows, nodes) = (self.journal.lossy(tag, known), keep.nodes(evidence));
+        let theirs = |window: &&Window| window.primary.is_some_and(|primary| nodes.contains(&primary));
+        match windows.iter().find(theirs) {
+            Some(window) => self.journal.count(&format!("the cluster's losses at {}", window.kind), 1),
+            None => {
+                let show = |w: &Window| format!("{} of node {:?} {}..{}", w.kind, w.primary, w.from, w.to);
+                let windows: Vec<String> = windows.iter().map(show).collect();
                 let what = format!(
-                    "{what}; acknowledged in {known:?}; in the files of nodes: {nodes}; excuse: {window}"
+                    "{what}; acknowledged in {known:?}; in the files of nodes: {nodes:?}; lost then: {windows:?}"
                 );
                 self.journal.fault("lost", what, history);
             }
@@ -114,6 +110,7 @@ impl Run {
                     client.names.register[tag].iter().map(|key| both(&["GET", key])).collect();
                 let counter = both(&["GET", &client.names.counter[tag]]);
                 let list = both(&["LRANGE", &client.names.list[tag], "0", "-1"]);
+                let blocks = both(&["LRANGE", &client.names.blocks[tag], "0", "-1"]);
                 for (which, value) in registers.iter().enumerate() {
                     client.get(tag, which, value, now, now);
                 }
@@ -122,16 +119,14 @@ impl Run {
                     counter => counter.text().parse().unwrap_or(-1),
                 };
                 client.counter(tag, false, counter, now, now);
-                let (list, keys) = (list.items(), &client.keys[tag]);
-                self.judge_list(
-                    keep,
-                    client.me,
-                    tag,
-                    &client.names.list[tag],
-                    list,
-                    &keys.list,
-                    &keys.list_history,
-                );
+                let (names, keys) = (&client.names, &client.keys[tag]);
+                let lists = [
+                    (&names.list[tag], list, &keys.list, &keys.list_history),
+                    (&names.blocks[tag], blocks, &keys.blocks, &History::default()),
+                ];
+                for (name, items, list, history) in lists {
+                    self.judge_list(keep, client.me, tag, name, items.items(), list, history);
+                }
             }
         }
         for back in lock(&self.judge.backs).drain(..) {
@@ -216,7 +211,7 @@ impl Run {
             };
             let (queue, moved) = (list("queue"), list("moved"));
             queue.iter().chain(&moved).for_each(|value| *there.entry(value.clone()).or_default() += 1);
-            let mut excuses = taken.doubts(tag);
+            let mut doubts = taken.doubts(tag);
             for client in clients {
                 for (n, &(sent, got, end)) in client.keys[tag].queue.iter().enumerate() {
                     let value = crate::keys::value(client.me, tag, n as u32);
@@ -224,8 +219,17 @@ impl Run {
                     let what =
                         format!("element {value} of a queue, sent at {sent}, answered {end:?} at {got}");
                     let element = Element { tag, value, what, at: (sent, got), end, here };
-                    self.judge_element(keep, &element, taken, &mut excuses);
+                    self.judge_element(keep, &element, taken, &mut doubts);
                 }
+            }
+            let pushed = |value: &str| {
+                let client = clients.iter().find(|client| number(client.me, tag, value).is_some());
+                let n = client.and_then(|client| number(client.me, tag, value));
+                client.is_some_and(|client| n.is_some_and(|n| (n as usize) < client.keys[tag].queue.len()))
+            };
+            for (value, history) in taken.all(tag).into_iter().filter(|(value, _)| !pushed(value)) {
+                let what = format!("the queue of tag {tag} gave {value}, which nobody put there");
+                self.journal.fault("violation", what, history);
             }
             for value in there.keys() {
                 let what = format!("the queue of tag {tag} has {value}, which nobody put there");
@@ -234,7 +238,7 @@ impl Run {
         }
     }
 
-    fn judge_element(&self, keep: &Keep, element: &Element, taken: &Taken, excuses: &mut u32) {
+    fn judge_element(&self, keep: &Keep, element: &Element, taken: &Taken, doubts: &mut Vec<Ms>) {
         let Element { tag, value, what, at, end, here } = element;
         let (popped, moved) = taken.of(value);
         let history = || taken.show(value);
@@ -245,18 +249,26 @@ impl Run {
         }
         if popped.len() + moved.len().max(here) > 1 {
             let first = popped.iter().chain(&moved).min();
-            match first.and_then(|&first| self.journal.lossy(*tag, first)) {
+            let windows = first.map(|&first| self.journal.lossy(*tag, first)).unwrap_or_default();
+            let twice = keep.pushed_twice(&key(*tag, "queue"), value);
+            match windows.first().filter(|_| twice.is_empty()) {
                 Some(window) => {
                     self.journal.count(&format!("the cluster's pops undone at {}", window.kind), 1)
                 }
                 None => {
-                    let what = format!("{what}, was handed out {handed_out} times and is there {here} times");
+                    let what = format!(
+                        "{what}, was handed out {handed_out} times and is there {here} times; pushed twice on \
+                         nodes {twice:?}"
+                    );
                     self.journal.fault("duplicate", what, history());
                 }
             }
         } else if popped.is_empty() && here == 0 && (*end == Some(Outcome::Done) || !moved.is_empty()) {
-            if *excuses > 0 {
-                *excuses -= 1;
+            // The earliest of those that may have taken it: the others may have taken later ones too.
+            let sent = at.0;
+            let doubt = (0..doubts.len()).filter(|&i| sent <= doubts[i]).min_by_key(|&i| doubts[i]);
+            if let Some(doubt) = doubt {
+                doubts.swap_remove(doubt);
                 return self.journal.count("elements whose pop was in doubt", 1);
             }
             let known = moved.first().copied().unwrap_or(*at);

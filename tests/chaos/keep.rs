@@ -28,9 +28,11 @@ struct State {
     files: HashMap<(usize, u64), Kept>,
     /// A bit for each node in whose file the write of this value to this key stands.
     written: HashMap<u64, u16>,
-    /// How high a counter stood on any node,
-    reached: HashMap<u64, u64>,
-    /// and how high it stands as far as each node's files were read.
+    /// The same for those in whose files it was pushed twice.
+    pushed_twice: HashMap<u64, u16>,
+    /// How high a counter stood on each node,
+    reached: Vec<HashMap<u64, u64>>,
+    /// and how high it stands as far as the node's files were read.
     counters: Vec<HashMap<u64, i64>>,
 }
 
@@ -50,7 +52,8 @@ impl Keep {
         };
         let nodes: Vec<_> = folders.into_iter().enumerate().map(node).collect();
         let counters = nodes.iter().map(|_| HashMap::new()).collect();
-        Self { nodes, state: Mutex::new(State { counters, ..State::default() }) }
+        let reached = nodes.iter().map(|_| HashMap::new()).collect();
+        Self { nodes, state: Mutex::new(State { counters, reached, ..State::default() }) }
     }
 
     /// Links what is new. To be called often, and before anything happens to a node.
@@ -96,27 +99,33 @@ impl Keep {
         }
     }
 
-    /// Whether the files bear it out.
-    pub fn shows(&self, evidence: &Evidence) -> bool {
+    /// The nodes whose files bear it out.
+    pub fn nodes(&self, evidence: &Evidence) -> Vec<usize> {
         let state = lock(&self.state);
         match evidence {
-            Evidence::Written(key, value) => {
-                state.written.contains_key(&hash(&(key.as_bytes(), value.as_bytes())))
-            }
+            Evidence::Written(key, value) => state.these(&state.written, key, value),
             Evidence::Reached(key, n) => {
-                state.reached.get(&hash(key.as_bytes())).is_some_and(|most| most >= n)
+                let has = |node: &usize| {
+                    state.reached[*node].get(&hash(key.as_bytes())).is_some_and(|most| most >= n)
+                };
+                (0..state.reached.len()).filter(has).collect()
             }
         }
     }
 
-    /// The nodes in whose files the write stands.
-    pub fn nodes(&self, key: &str, value: &str) -> Vec<usize> {
-        let nodes = lock(&self.state).written.get(&hash(&(key.as_bytes(), value.as_bytes()))).copied();
-        (0..16).filter(|node| nodes.unwrap_or(0) & 1 << node != 0).collect()
+    /// The nodes that pushed the value to the list more than once.
+    pub fn pushed_twice(&self, key: &str, value: &str) -> Vec<usize> {
+        let state = lock(&self.state);
+        state.these(&state.pushed_twice, key, value)
     }
 }
 
 impl State {
+    fn these(&self, writes: &HashMap<u64, u16>, key: &str, value: &str) -> Vec<usize> {
+        let nodes = writes.get(&hash(&(key.as_bytes(), value.as_bytes()))).copied().unwrap_or(0);
+        (0..self.counters.len()).filter(|node| nodes & 1 << node != 0).collect()
+    }
+
     fn digest(&mut self, node: usize, is_base: bool, file: File) {
         if is_base {
             self.counters[node].clear();
@@ -127,14 +136,20 @@ impl State {
             let text = |i: usize| String::from_utf8_lossy(&args[i]);
             match text(0).to_ascii_uppercase().as_str() {
                 // What is rewritten was written before, and stands in an earlier file.
-                "RPUSH" if !is_base => args[2..].iter().for_each(|value| self.write(node, &args[1], value)),
+                "RPUSH" if !is_base => {
+                    for value in &args[2..] {
+                        if self.write(node, &args[1], value) {
+                            *self.pushed_twice.entry(hash(&(&args[1], value))).or_default() |= 1 << node;
+                        }
+                    }
+                }
                 "SET" if args.len() > 2 => {
-                    self.write(node, &args[1], &args[2]);
+                    _ = self.write(node, &args[1], &args[2]);
                     if let Ok(n) = text(2).parse() {
                         self.count(node, &args[1], |_| n);
                     }
                 }
-                "MSET" => args[1..].chunks_exact(2).for_each(|pair| self.write(node, &pair[0], &pair[1])),
+                "MSET" => args[1..].chunks_exact(2).for_each(|pair| _ = self.write(node, &pair[0], &pair[1])),
                 "INCR" => self.count(node, &args[1], |n| n + 1),
                 "RESTORE" | "RESTORE-ASKING" if args.len() > 3 => {
                     if let Some(n) = dumped(&args[3]) {
@@ -146,15 +161,19 @@ impl State {
         }
     }
 
-    fn write(&mut self, node: usize, key: &[u8], value: &[u8]) {
-        *self.written.entry(hash(&(key, value))).or_default() |= 1 << node;
+    /// Notes a write; true if the node had made it before.
+    fn write(&mut self, node: usize, key: &[u8], value: &[u8]) -> bool {
+        let nodes = self.written.entry(hash(&(key, value))).or_default();
+        let before = *nodes;
+        *nodes |= 1 << node;
+        *nodes == before
     }
 
     fn count(&mut self, node: usize, key: &[u8], to: impl FnOnce(i64) -> i64) {
         let key = hash(key);
         let n = self.counters[node].entry(key).or_default();
         *n = to(*n);
-        let most = self.reached.entry(key).or_default();
+        let most = self.reached[node].entry(key).or_default();
         *most = (*most).max(u64::try_from(*n).unwrap_or(0));
     }
 }
@@ -199,4 +218,25 @@ fn dumped(bytes: &[u8]) -> Option<i64> {
         [0, 0xC2, a, b, c, d, ..] => Some(i64::from(i32::from_le_bytes([*a, *b, *c, *d]))),
         _ => None,
     }
+}
+
+#[test]
+fn files_show_who_wrote_and_who_pushed_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes: Vec<PathBuf> = ["a", "b"].iter().map(|name| folder.path().join(name)).collect();
+    let push = "*3\r\n$5\r\nRPUSH\r\n$1\r\nk\r\n$1\r\nv\r\n";
+    let incr = "*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n";
+    for (node, text) in nodes.iter().zip([push.repeat(2), format!("{push}{incr}{incr}")]) {
+        let files = node.join("appendonlydir");
+        fs::create_dir_all(&files).unwrap();
+        // What is rewritten is not pushed once more.
+        fs::write(files.join("appendonly.aof.1.base.aof"), push).unwrap();
+        fs::write(files.join("appendonly.aof.1.incr.aof"), text).unwrap();
+    }
+    let keep = Keep::new(nodes, &folder.path().join("kept"));
+    keep.link();
+    keep.read(true);
+    assert_eq!(keep.nodes(&Evidence::Written("k".into(), "v".into())), [0, 1]);
+    assert_eq!(keep.nodes(&Evidence::Reached("n".into(), 2)), [1]);
+    assert_eq!((keep.pushed_twice("k", "v"), keep.pushed_twice("k", "w")), (vec![0], vec![]));
 }

@@ -236,6 +236,8 @@ pub struct Keys {
     pub register_history: History,
     pub list: List,
     pub list_history: History,
+    /// To what transactions appended.
+    pub blocks: List,
     /// What was put into the tag's queue, as in [`List::log`].
     pub queue: Vec<(Ms, Ms, Option<Outcome>)>,
     /// What was published on the tag's channel, in the same way.

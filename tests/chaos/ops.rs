@@ -62,8 +62,8 @@ pub enum Op {
     /// Of these tags and registers.
     MGet(Vec<(usize, usize)>),
     Many(Many),
-    /// How much.
-    Transfer(usize, u8),
+    /// How much, and the number of an element that is appended to a list with it.
+    Transfer(usize, u8, u32),
     Enqueue(usize, u32),
     Publish(usize, u32),
     Fixed(usize),
@@ -128,7 +128,7 @@ impl Op {
                 Some(*tag)
             }
             Self::Tail(tag) | Self::Incr(tag, _) | Self::Count(tag) | Self::Get(tag) => Some(*tag),
-            Self::Transfer(tag, _) | Self::Fixed(tag) | Self::Large(tag) => Some(*tag),
+            Self::Transfer(tag, ..) | Self::Fixed(tag) | Self::Large(tag) => Some(*tag),
             Self::MSet(_) | Self::MGet(_) | Self::Many(_) | Self::Keyless(..) => None,
         }
     }
@@ -137,7 +137,7 @@ impl Op {
     /// keys. A node may refuse the first and carry out the second, and then the first must not be repeated: order wins.
     pub fn claims(&self) -> (&'static str, Vec<usize>) {
         match self {
-            Self::Transfer(tag, _) => ("transfer", vec![*tag]),
+            Self::Transfer(tag, ..) => ("transfer", vec![*tag]),
             Self::MSet(pairs) if which(pairs[0].1) > 0 => {
                 ("registers", pairs.iter().map(|(tag, _)| *tag).collect())
             }
@@ -150,12 +150,12 @@ impl Op {
     }
 
     pub fn replies(&self) -> usize {
-        if matches!(self, Self::Transfer(..)) { 6 } else { 1 }
+        if matches!(self, Self::Transfer(..)) { 7 } else { 1 }
     }
 
     /// The bytes, as client `me` sends them.
     pub fn encode(&self, me: usize, names: &Names) -> Vec<u8> {
-        let Names { list, counter, register } = names;
+        let Names { list, blocks, counter, register } = names;
         match self {
             Self::Push(tag, n) => encode(&["RPUSH", &list[*tag], &value(me, *tag, *n)]),
             Self::Tail(tag) => encode(&["LRANGE", &list[*tag], "-3", "-1"]),
@@ -180,14 +180,15 @@ impl Op {
                 let keys = many.keys.iter().map(String::as_str);
                 encode(&[many.name].into_iter().chain(keys).collect::<Vec<_>>())
             }
-            Self::Transfer(tag, n) => {
+            Self::Transfer(tag, n, element) => {
                 let (a, b, n) = (key(*tag, "a"), key(*tag, "b"), n.to_string());
-                let block: [&[&str]; 6] = [
+                let block: [&[&str]; 7] = [
                     &["MULTI"],
                     &["DECRBY", &a, &n],
                     &["INCRBY", &b, &n],
                     &["GET", &a],
                     &["GET", &b],
+                    &["RPUSH", &blocks[*tag], &value(me, *tag, *element)],
                     &["EXEC"],
                 ];
                 block.iter().flat_map(|command| encode(command)).collect()
@@ -204,6 +205,8 @@ impl Op {
 /// The names of a client's own keys.
 pub struct Names {
     pub list: Vec<String>,
+    /// The lists to which transactions append.
+    pub blocks: Vec<String>,
     pub counter: Vec<String>,
     /// By tag and number.
     pub register: Vec<Vec<String>>,
@@ -214,6 +217,11 @@ impl Names {
         let all = |kind: &str| (0..TAGS).map(|tag| key(tag, &format!("{kind}{client}"))).collect();
         let one = |tag, which| key(tag, &format!("register{client}.{which}"));
         let register = (0..TAGS).map(|tag| (0..registers(client)).map(|which| one(tag, which)).collect());
-        Self { list: all("list"), counter: all("counter"), register: register.collect() }
+        Self {
+            list: all("list"),
+            blocks: all("blocks"),
+            counter: all("counter"),
+            register: register.collect(),
+        }
     }
 }

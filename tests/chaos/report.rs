@@ -6,6 +6,8 @@ use crate::{journal::lock, keys::TAGS, ops::NAMES, run::Run, support::Proxy, wor
 
 /// A run that is long enough for everything.
 const LONG: Duration = Duration::from_secs(300);
+/// Faults that are counted also if there are none.
+const WORST: [&str; 4] = ["violation", "duplicate", "lost", "order"];
 /// What others do than the clients with pipelines.
 const OTHERS: [&str; 6] = [
     "BLPOP",
@@ -48,6 +50,7 @@ fn write(run: &Run, proxy: &Proxy, text: &mut String) -> std::fmt::Result {
     writeln!(text, "--- chaos, CHAOS_SEED={} ---", settings.seed)?;
     let nemeses: Vec<&str> = settings.nemeses.iter().map(|kind| kind.name()).collect();
     writeln!(text, "{} clients, {:?}, nemeses: {}", settings.clients, settings.length, nemeses.join(","))?;
+    WORST.iter().for_each(|kind| journal.count(&format!("faults: {kind}"), 0));
     for (what, n) in &*lock(&journal.counts) {
         writeln!(text, "{n:>12}  {what}")?;
     }

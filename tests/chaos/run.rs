@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    conn::{Conn, PATIENCE},
     journal::{Asked, Journal},
     judge::Judge,
     keys::TAGS,
@@ -42,6 +43,16 @@ impl Run {
         }
     }
 
+    /// Connects a client; it is always taken.
+    pub fn connect(&self, client: usize) -> Option<Conn> {
+        let conn = Conn::connect(&self.listener(client), PATIENCE);
+        if let Err(error) = &conn {
+            self.journal.fault("connection refused", error.to_string(), String::new());
+            thread::sleep(SETTLED);
+        }
+        conn.ok()
+    }
+
     /// The listener that a client connects to.
     pub fn listener(&self, client: usize) -> String {
         self.listeners[client % self.listeners.len()].clone()
@@ -55,17 +66,26 @@ impl Run {
         self.half.store(tag.unwrap_or(usize::MAX), Ordering::Release);
     }
 
-    /// A client's connection ended. On the third listener that means a write in doubt, as when a server crashes:
-    /// something has to be broken, and the first command without a reply is that write. What was read of a connection
-    /// that was reset says nothing: replies may have gone with it.
-    pub fn cut_off(&self, client: usize, error: &io::Error, asked: &Asked, pipeline: String) {
+    /// A client's connection ended; `later` are the tags of what was asked behind the first command without a reply. On
+    /// the third listener that means a write in doubt, as when a server crashes: a node that it is about has to be
+    /// broken, and it is the first command without a reply. What was read of a connection that was reset says nothing:
+    /// replies may have gone with it.
+    pub fn cut_off(
+        &self,
+        client: usize,
+        error: &io::Error,
+        asked: &Asked,
+        later: &[usize],
+        pipeline: String,
+    ) {
         let Asked { name, reads, tags, sent, got } = asked;
+        let in_doubt = |tags: &[usize]| self.journal.is_in_doubt(tags, *sent, *got);
         let fits = match error.kind() {
-            ErrorKind::UnexpectedEof => !reads,
-            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => true,
+            ErrorKind::UnexpectedEof => !reads && in_doubt(tags),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => in_doubt(tags) || in_doubt(later),
             _ => false,
         };
-        if fits && client % self.listeners.len() == IN_DOUBT && self.journal.is_broken(*sent, *got) {
+        if fits && client % self.listeners.len() == IN_DOUBT {
             self.journal.count("connections closed for a write in doubt", 1);
             // What was on its way may yet be carried out by a node that pauses, beside what comes from a new connection.
             return thread::sleep(SETTLED);

@@ -44,7 +44,7 @@ pub fn fail_over(run: &Run, world: &World, step: &Step) -> Result<String, String
         _ => &["CLUSTER", "FAILOVER", "TAKEOVER"],
     };
     let window = (step.kind != Failover).then(|| {
-        run.journal.open(step.kind.name(), vec![world.addr(primary)], world.tags_of(step.shard), true)
+        run.journal.open(step.kind, vec![world.addr(primary)], world.tags_of(step.shard), Some(primary))
     });
     let (asked, _moving) = (run.journal.now(), run.journal.moving(world.tags_of(step.shard)));
     world.ask(replica, how)?;
@@ -75,11 +75,14 @@ pub fn break_primary(run: &Run, world: &World, step: &Step) -> Result<String, St
     }
     world.keep.link();
     let window =
-        run.journal.open(step.kind.name(), vec![world.addr(primary)], world.tags_of(step.shard), true);
+        run.journal.open(step.kind, vec![world.addr(primary)], world.tags_of(step.shard), Some(primary));
     let _moving = run.journal.moving(world.tags_of(step.shard));
     world.set_away(primary, true);
     let watch = Watch::begin(run, world, step.shard, replica);
     let result = take_away(world, step.kind, primary, || {
+        if step.kind != StopPrimary {
+            run.journal.links_ended(window);
+        }
         if quick {
             thread::sleep(step.between(0.1, 1.0));
             return Ok(());

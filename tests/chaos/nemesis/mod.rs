@@ -1,5 +1,6 @@
-//! What happens to the cluster. All that is decided is drawn from the seed, not from what the clients or the clock
-//! do: the same seed gives the same schedule, as fast as the machine carries it out.
+//! What happens to the cluster. Which steps, of which kinds, on which shards and for how long is drawn from the seed: the
+//! same seed and settings give the same steps, as fast as the machine carries them out. Those that the cluster is not
+//! ready for are left out.
 //!
 //! Which of them may overlap follows from what a cluster of Redis itself can bear; `world.rs` has the locks:
 //! - slots move between two shards while anything happens to the nodes of the third, and to replicas of the two;
@@ -97,6 +98,11 @@ impl Kind {
 
     pub fn name(self) -> &'static str {
         ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    }
+
+    /// Whether it ends connections to primaries, so that writes on them may be in doubt.
+    pub fn ends_links(self) -> bool {
+        matches!(self, KillPrimary | StopPrimary | NewAddress | Mute | Garbage | KillClients)
     }
 
     /// Whether an operator does this to a healthy cluster.

@@ -36,7 +36,7 @@ pub fn reshard(run: &Run, world: &World, step: &Step) -> Result<String, String> 
         _ => (1, step.between(0.0, 0.3)),
     };
     let first = (step.which * tags.len() as f64) as usize;
-    // Whole ranges move too, with slots that hold nothing; and a shard keeps some tags.
+    // A shard keeps some tags.
     let chosen: Vec<usize> = tags.iter().cycle().skip(first).take(count).copied().collect();
     if tags.len() <= 3 {
         return Ok(String::new());

@@ -22,7 +22,7 @@ pub fn break_replica(run: &Run, world: &World, step: &Step) -> Result<String, St
     let (_, replica) = world.roles(step.shard)?;
     world.keep.link();
     world.set_away(replica, true);
-    let window = run.journal.open(step.kind.name(), Vec::new(), Vec::new(), false);
+    let window = run.journal.open(step.kind, Vec::new(), Vec::new(), None);
     let kind = if step.kind == KillReplica && step.coin { NewAddress } else { step.kind };
     let result = take_away(world, kind, replica, || {
         thread::sleep(step.between(0.1, 6.0));
@@ -39,7 +39,7 @@ pub fn annoy(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     if world.is_away(node) {
         return Ok(String::new());
     }
-    let window = run.journal.open(step.kind.name(), vec![world.addr(node)], world.tags_of(step.shard), false);
+    let window = run.journal.open(step.kind, vec![world.addr(node)], world.tags_of(step.shard), None);
     let result = match step.kind {
         Pause => {
             let pid = world.cluster.node(node).pid();
@@ -51,6 +51,7 @@ pub fn annoy(run: &Run, world: &World, step: &Step) -> Result<String, String> {
         KillClients => kill_links(world, node, step),
         _ => reload(world, node, step),
     };
+    run.journal.links_ended(window);
     run.journal.close(window);
     Ok(result.map_or(String::new(), |what| format!("node {node}: {what}")))
 }
