@@ -235,7 +235,7 @@ fn the_manifests_agree_with_their_configurations() {
         let grace = at(pod, "terminationGracePeriodSeconds").as_u64().unwrap();
         assert!(pre_stop + number(text(&config, "drain_timeout")) < grace, "{file}");
         let limit = number(text(container, "resources.limits.memory"));
-        assert!(number(text(&config, "max_memory")) * 2 <= limit, "{file}");
+        assert!(2 * number(text(&config, "max_memory")) + number("64MiB") <= limit, "{file}");
 
         // Probes and services go by the names of ports, and those are where it listens.
         let ports = list(container, "ports");

@@ -210,7 +210,8 @@ ClusterLimits, Cluster {
 
     script_cache, "script-cache": size = "16MiB", "64KiB" ..= "1GiB",
     what: "Bytes of the scripts that clients have shown, kept to be loaded on nodes that lack them",
-    reason: "a thousand scripts of 16 KB: more than applications have, unless they write values into scripts",
+    reason: "a thousand scripts of 16 KB: more than applications have, unless they write values into scripts. \
+             Not a part of max_memory",
     metric: "slotmux_bound_reached_total{bound=\"script_cache\"}",
     at: "the script that was shown or needed longest ago is forgotten: a node that lacks it answers NOSCRIPT";
 
