@@ -32,6 +32,7 @@ const LARGE_KEYS: usize = 20;
 const MEDIUM: usize = 4 * 1024;
 const MEDIUM_KEYS: usize = 100;
 const SMALL: usize = 64;
+const WRITTEN: usize = 64 * 1024;
 
 /// The keys of one MGET.
 const MGET_KEYS: usize = 100_000;
@@ -167,15 +168,14 @@ fn large_values(world: &World, place: Place) -> Result<Clients> {
     Ok(talkers(world, place, 10, &client))
 }
 
-/// The node hangs for 50 ms in each 200 ms, while 5 clients send it one pipeline after the other.
+/// The node hangs for 50 ms in each 200 ms, while 5 clients write one pipeline of 64 KiB values after the other: it reads
+/// more slowly than they send.
 fn slow_node(world: &World, place: Place) -> Result<Clients> {
-    let requests = world.requests(LOADED);
-    let client = Talker {
-        requests: requests.chunks_exact(PIPELINE).map(|requests| requests.concat()).collect(),
-        replies: PIPELINE,
-        expected: World::expected(),
-        pause: None,
-    };
+    let value = "x".repeat(WRITTEN);
+    let keys = keys_in(world.slots(LOADED), "written", PIPELINE);
+    let pipeline: Vec<u8> = keys.iter().flat_map(|key| request(&["SET", key, &value])).collect();
+    let client =
+        Talker { requests: vec![pipeline].into(), replies: PIPELINE, expected: Expected::ok(), pause: None };
     let mut clients = talkers(world, place, 5, &client);
     clients.add(hang(world.addr(Place::Direct, LOADED)));
     Ok(clients)
