@@ -195,6 +195,18 @@ impl World {
         })
     }
 
+    /// Waits until no other primary with slots has the node's epoch.
+    pub fn await_own_epoch(&self, node: usize) -> Result<(), String> {
+        let id = self.id(node);
+        wait("no other primary has the node's epoch", PATIENCE, || {
+            self.do_all_see(|view| {
+                let epoch = view.iter().find(|line| line.id == id).map(|line| line.epoch);
+                let mut others = view.iter().filter(|line| line.id != id && line.slot_count() > 0);
+                epoch.is_some() && others.all(|line| Some(line.epoch) != epoch)
+            })
+        })
+    }
+
     /// Waits until all know a slot's owner and its epoch.
     pub fn await_owner(&self, slot: u16, owner: usize) -> Result<(), String> {
         let id = self.id(owner);

@@ -34,6 +34,9 @@ pub fn fail_over(run: &Run, world: &World, step: &Step) -> Result<String, String
     let _loss = lock(&world.loss);
     world.await_pair(step.shard)?;
     let (primary, replica) = world.roles(step.shard)?;
+    // If another primary has the same epoch one of them takes a new one: if it is this one, and that when it comes back,
+    // it claims again what its replica has taken over.
+    world.await_own_epoch(primary)?;
     if step.kind != Takeover && !world.may_be_elected(replica) {
         return Ok(String::new());
     }
@@ -68,6 +71,9 @@ pub fn break_primary(run: &Run, world: &World, step: &Step) -> Result<String, St
     let _loss = lock(&world.loss);
     world.await_pair(step.shard)?;
     let (primary, replica) = world.roles(step.shard)?;
+    // If another primary has the same epoch one of them takes a new one: if it is this one, and that when it comes back,
+    // it claims again what its replica has taken over.
+    world.await_own_epoch(primary)?;
     // One in four comes back before anybody takes over.
     let quick = step.coin && step.length < 0.5;
     if !quick && !world.may_be_elected(replica) {
