@@ -174,6 +174,28 @@ fn a_cluster_that_was_made_anew_at_the_same_addresses_is_taken_over() {
 }
 
 #[test]
+fn a_seed_that_joins_another_cluster_is_not_followed_while_ones_own_answers() {
+    let (own, other) = (ScriptedCluster::start(1), ScriptedCluster::start(1));
+    let there = other.topology();
+    // It knows nobody and has nothing: a node that was reset.
+    other.edit(|topology| topology.uncover(0..=16_383));
+    let names = [own.node(0).addr(), other.node(0).addr()];
+    let proxy = Proxy::for_seeds(&names).args(&["--workers", "1"]).start();
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["SET", &key(LOW, "a"), "1"]), Value::ok());
+    other.edit(|topology| *topology = there);
+    let asked = || proxy.metric("slotmux_topology_refreshes_total");
+    let before = asked();
+    eventually(SOON, || {
+        // Makes it ask, again and again.
+        client.cmd(&["DBSIZE"]);
+        asked() > before + 20.0
+    });
+    assert_eq!(client.cmd(&["GET", &key(LOW, "a")]), Value::bulk("1"));
+    assert!(!proxy.log().contains("taking it over"), "{}", proxy.log());
+}
+
+#[test]
 fn a_removed_node_has_no_say_even_as_the_first_seed() {
     let cluster = ScriptedCluster::start(3);
     // It believes that it still owns what node 0 took over from it, and that its word is the latest.

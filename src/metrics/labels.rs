@@ -90,6 +90,8 @@ labelled! {
         Uncovered = "uncovered",
         /// A link was lost or refused.
         Connection = "connection",
+        /// A command for all shards, which no redirect corrects.
+        AllShards = "all_shards",
     }
 }
 

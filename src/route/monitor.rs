@@ -1,7 +1,7 @@
 //! MONITOR: what the primaries show of all commands, on one connection to each that all who watch on this worker share.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ struct State {
     waiting: HashMap<u64, (Rc<dyn Watcher>, Instant)>,
     views: HashMap<NodeAddr, View>,
     /// Nodes that could not be connected to.
-    unreachable: Vec<NodeAddr>,
+    unreachable: HashSet<NodeAddr>,
     /// Since when nobody has watched, while connections are kept.
     unwatched: Option<Instant>,
     /// What a node said against it.
@@ -171,8 +171,7 @@ impl Monitor {
                 state.views.insert(node.clone(), View { id: state.last, link, confirmed: false });
             }
             Some(Err(down)) if down.since.is_none() => {}
-            _ if state.unreachable.contains(node) => {}
-            _ => state.unreachable.push(node.clone()),
+            _ => _ = state.unreachable.insert(node.clone()),
         }
     }
 
@@ -190,19 +189,19 @@ impl State {
     fn happened(&mut self, event: Event) {
         match event {
             Event::Confirmed(node, id) => {
-                self.unreachable.retain(|unreachable| *unreachable != node);
+                self.unreachable.remove(&node);
                 if let Some(view) = self.views.get_mut(&node).filter(|view| view.id == id) {
                     view.confirmed = true;
                 }
             }
             Event::Refused(node, error) => {
-                self.unreachable.push(node);
+                self.unreachable.insert(node);
                 self.refusal = Some(error);
             }
             Event::Ended(node, id) => {
                 if self.views.get(&node).is_some_and(|view| view.id == id) {
                     self.views.remove(&node);
-                    self.unreachable.push(node);
+                    self.unreachable.insert(node);
                 }
             }
         }

@@ -150,6 +150,8 @@ async fn work(
             drop(slot);
         });
     }
+    // Those that were accepted and not taken yet are closed.
+    drop(incoming);
     clients.close();
     clients.wait().await;
 }

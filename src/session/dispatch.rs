@@ -190,6 +190,7 @@ impl Planner<'_> {
 
     /// Sends a request to every shard.
     pub(super) fn everywhere(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
+        self.routes.refresh(Cause::AllShards, None);
         let slots = self.routes.shard_slots();
         if slots.is_empty() {
             // Nobody is known yet: it waits like any other command, and is spread when somebody is.

@@ -73,10 +73,14 @@ impl Refresh {
             seeds.extend(self.outsiders.doubtful().cloned());
         }
         let most = if snapshot.is_none() { SEEDS } else { ASKED };
+        // While the cluster answers, a seed that is none of its nodes is never asked alone.
+        let anybody = snapshot.is_none() || self.is_lost;
         loop {
             // Who was named by a redirect knows: wait for it rather than ask somebody else.
             if named.first().is_none_or(|node| self.budget.is_free(node, Instant::now())) {
-                let mut chosen = self.take(self.candidates(&named), most);
+                let mut candidates = self.candidates(&named);
+                candidates.retain(|node| anybody || is_known(node));
+                let mut chosen = self.take(candidates, most);
                 if !chosen.is_empty() {
                     chosen.extend(self.take(seeds, SEEDS));
                     return chosen;

@@ -124,6 +124,12 @@ impl Refresh {
             failure = failure.or(error);
         }
         let selection = self.select(before.as_deref(), &views);
+        if selection.anew && self.failures < FAILURES {
+            // Nobody of the cluster that is known has been given time to answer.
+            self.is_lost = true;
+            self.complain(failure);
+            return self.metrics.refreshes[Outcome::Failed.index()].add(1);
+        }
         self.outsiders.update(&selection, &self.options.seeds, Instant::now());
         self.metrics.foreign_seeds.set(self.outsiders.list().len() as i64);
         self.is_lost = selection.counted.is_empty();
