@@ -121,6 +121,10 @@ fn errors_and_timeouts_are_a_servers_own() {
             "BLPOP k 0.02",
             "BLPOP k",
             "BLPOP k inf",
+            "BLPOP k 1e19",
+            "BLPOP k 10000000000000000000",
+            "BLMPOP 1e19 1 k LEFT",
+            "XREAD BLOCK 9300000000000000000 STREAMS s 0",
             "BRPOPLPUSH {k}a {k}b x",
             "BLMOVE {k}a {k}b LEFT RIGHT 0.02",
             "BLMOVE {k}a {k}b UP RIGHT 0",
@@ -363,6 +367,29 @@ fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
     popped.sort();
     assert_eq!(popped, ["0", "1", "2", "3", "4", "5"]);
     assert!(proxy.metric("slotmux_bound_reached_total{bound=\"dedicated_per_node\"}") >= 4.0);
+}
+
+#[test]
+fn connections_that_lie_ready_end_with_the_role_of_their_node() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let owner = cluster.owner_of(support::slot_of("q"));
+    let ids = |node: usize| -> Vec<String> {
+        let listed = cluster.client(node).cmd(&["CLIENT", "LIST"]).text();
+        let ours =
+            listed.lines().filter(|line| line.contains(" name=slotmux-") && line.contains(" cmd=unwatch "));
+        ours.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
+    };
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["WATCH", "q"]), Value::ok());
+    assert_eq!(client.cmd(&["UNWATCH"]), Value::ok());
+    eventually(SOON, || ids(owner).len() == 1);
+    let replica = (owner + 3) % 6;
+    cluster.await_copy(replica);
+    cluster.failover(replica);
+    assert_eq!(client.cmd(&["SET", "q", "v"]), Value::ok());
+    // Long before the minute is over for which an unused connection stays.
+    eventually(SOON, || ids(owner).is_empty());
 }
 
 #[test]

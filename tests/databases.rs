@@ -40,6 +40,27 @@ fn links(cluster: &TestCluster, node: usize, database: u32) -> usize {
 }
 
 #[test]
+fn a_transaction_of_keys_that_were_watched_in_another_database_is_not_carried_out() {
+    let (_cluster, proxy) = start(0, &[]);
+    let (name, other) = (key(SLOTS[0], "k"), key(SLOTS[0], "other"));
+    let mut client = proxy.connect();
+    for databases in [["0", "1"], ["1", "0"]] {
+        client.cmd(&["SELECT", databases[0]]);
+        assert_eq!(client.cmd(&["WATCH", &name]), Value::ok());
+        client.cmd(&["SELECT", databases[1]]);
+        let exec = client.pipeline(&[&["MULTI"][..], &["SET", &other, "v"], &["EXEC"]]).pop();
+        assert_eq!(exec, Some(Value::NullArray));
+        for database in ["0", "1"] {
+            assert_eq!(selected(&proxy, database).cmd(&["EXISTS", &other]), Value::Int(0));
+        }
+    }
+    // One that watches in the database in which it goes on is.
+    assert_eq!(client.cmd(&["WATCH", &name]), Value::ok());
+    let exec = client.pipeline(&[&["MULTI"][..], &["SET", &other, "v"], &["EXEC"]]).pop();
+    assert_eq!(exec, Some(Value::Array(vec![Value::ok()])));
+}
+
+#[test]
 fn each_database_has_keys_of_its_own() {
     let (cluster, proxy) = start(0, &[]);
     let mut clients = ["0", "1", "2"].map(|database| selected(&proxy, database));

@@ -54,6 +54,42 @@ fn a_healthy_replica_counts_and_a_stopped_one_does_not() {
 }
 
 #[test]
+fn what_was_written_on_a_connection_of_the_clients_own_counts_too() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let slots = [SLOT, 8_000, OTHER];
+    for slot in slots {
+        let mut client = proxy.connect();
+        eventually(SOON, || {
+            client.cmd(&["SET", &key(slot, "k"), "v"]);
+            client.cmd(&["WAIT", "1", "100"]) == Value::Int(1)
+        });
+    }
+    for slot in slots {
+        let (name, list) = (key(slot, "k"), key(slot, "list"));
+        let replica = replica_of(&cluster, cluster.owner_of(slot));
+        let exec = |client: &mut support::Client| {
+            assert_eq!(client.cmd(&["WATCH", &name]), Value::ok());
+            client.pipeline(&[&["MULTI"][..], &["SET", &name, "w"], &["EXEC"]]);
+        };
+        let pop = |client: &mut support::Client| {
+            assert_eq!(proxy.connect().cmd(&["RPUSH", &list, "x"]), Value::Int(1));
+            assert_eq!(client.cmd(&["BLPOP", &list, "1"]), Value::bulks(&[&list, "x"]));
+        };
+        for write in [&exec as &dyn Fn(&mut support::Client), &pop] {
+            let mut client = proxy.connect();
+            write(&mut client);
+            assert_eq!(client.cmd(&["WAIT", "1", "2000"]), Value::Int(1));
+            cluster.stop(replica);
+            write(&mut client);
+            assert_eq!(client.cmd(&["WAIT", "1", "50"]), Value::Int(0), "slot {slot}");
+            cluster.cont(replica);
+            assert_eq!(client.cmd(&["WAIT", "1", "0"]), Value::Int(1));
+        }
+    }
+}
+
+#[test]
 fn a_healthy_cluster_answers_at_once_also_while_somebody_listens() {
     let cluster = TestCluster::start();
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();

@@ -169,6 +169,17 @@ impl Node {
         }
     }
 
+    /// Ends the connections that lie ready.
+    pub(super) fn end_free(&self) {
+        self.free.take().iter().for_each(|free| free.link.end());
+    }
+
+    /// The connections of sessions on which nothing is on its way.
+    pub(super) fn idle_in_use(&self) -> Vec<Rc<Link>> {
+        let in_use = self.in_use.borrow();
+        in_use.values().filter(|link| link.queue.borrow().entries.is_empty()).cloned().collect()
+    }
+
     fn somebody_waits(&self) -> bool {
         [Use::Blocking, Use::Watching]
             .iter()
@@ -187,9 +198,9 @@ impl Dedicated {
         &self.node
     }
 
-    /// The protocol that is spoken on it.
-    pub fn protocol(&self) -> Option<Protocol> {
-        self.connection.as_ref().map(|connection| connection.protocol)
+    /// The protocol that is spoken on it, and the database that commands on it are about.
+    pub fn speaks(&self) -> Option<(Protocol, u32)> {
+        self.connection.as_ref().map(|connection| (connection.protocol, connection.database))
     }
 }
 

@@ -151,9 +151,11 @@ impl DialGate {
         if nodes.len() > REMEMBERED {
             nodes.retain(|_, counts| counts.total() > 0 || counts.was_dialled(now));
         }
+        // An eighth is for those who watch: who waits in a blocking command may take no more than the rest.
+        let room = |most: usize| if purpose == Purpose::Dedicated { most - most / 8 } else { most };
         let is_dedicated = matches!(purpose, Purpose::Dedicated | Purpose::Watching);
         if is_dedicated
-            && nodes.values().map(Counts::dedicated).sum::<usize>() >= self.limits.dedicated_in_all
+            && nodes.values().map(Counts::dedicated).sum::<usize>() >= room(self.limits.dedicated_in_all)
         {
             return Err(Refused { until: now + FULL, full: false });
         }

@@ -1,5 +1,6 @@
 //! Opening a connection to a node: connect, authenticate, choose the protocol, name it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use crate::protocol::{Protocol, ReplyFramer, write};
 const BEHIND_LOGIN: [&[&str]; 3] = [&["CLIENT", "SETNAME"], &["CLIENT", "ID"], &["INFO", "server"]];
 /// The largest answer that is read in a handshake: HELLO and a line of CLIENT LIST are some hundred bytes.
 const MAX_REPLY: usize = 64 * 1024;
+/// So many old links are asked about at once: a line of CLIENT LIST for each.
+const OLD_AT_ONCE: usize = 64;
 
 /// Why a node can't be used now. None of a command's bytes were sent.
 #[derive(Debug)]
@@ -77,6 +80,8 @@ pub struct Opened {
     pub client_id: Option<u64>,
     /// What the node said of itself.
     pub server: Server,
+    /// The old links that are no more, by the node's numbers.
+    pub killed: HashSet<u64>,
 }
 
 /// What a node says of itself when a connection is opened.
@@ -106,8 +111,8 @@ impl Server {
 /// Connects to `addr` and makes the connection ready for commands of clients that speak `protocol` and have selected
 /// `database`.
 ///
-/// `old` are links to the same node that were given up with writes in doubt: they are killed there
-/// first, so that a node that had been stopped can't execute those writes after later ones.
+/// `old` tells which links to the same node were given up with writes in doubt, besides those with these numbers. They
+/// are killed there first, so that a node that had been stopped can't execute those writes after later ones.
 ///
 /// # Errors
 /// See [`DialError`]; no command was sent.
@@ -117,7 +122,7 @@ pub async fn open(
     database: u32,
     credentials: Option<&ClusterAuth>,
     name: &str,
-    old: &[OldLink],
+    old: impl Fn(&HashSet<u64>) -> Vec<OldLink>,
     limit: Duration,
 ) -> Result<Opened, DialError> {
     let opening = async {
@@ -125,16 +130,23 @@ pub async fn open(
         tune_node(&stream)?;
         let mut talk = Talk { stream, input: Vec::new(), framer: ReplyFramer::default() };
         let (client_id, server) = talk.introduce(protocol, credentials, name).await?;
-        for link in old {
-            talk.kill(link, client_id).await?;
-        }
         if database != 0 {
             talk.select(database).await?;
+        }
+        let mut killed = HashSet::new();
+        loop {
+            // Others may end while these are killed.
+            let more = old(&killed);
+            if more.is_empty() {
+                break;
+            }
+            talk.kill(&more, client_id).await?;
+            killed.extend(more.iter().map(|old| old.client_id));
         }
         if !talk.input.is_empty() {
             return Err(DialError::Protocol("more replies than requests".into()));
         }
-        Ok(Opened { stream: talk.stream, client_id, server })
+        Ok(Opened { stream: talk.stream, client_id, server, killed })
     };
     timeout(limit, opening).await.unwrap_or(Err(DialError::Timeout))
 }
@@ -204,21 +216,32 @@ impl Talk {
         Ok((id, Server::parse(&info)))
     }
 
-    /// Kills a link that was given up with writes in doubt, if it is still there.
-    async fn kill(&mut self, old: &OldLink, own_id: Option<u64>) -> Result<(), DialError> {
-        // A node that was restarted counts from 1 again: the number may be another client's by now.
-        if own_id.is_some_and(|own| own < old.client_id) {
-            return Ok(());
-        }
-        let id = old.client_id.to_string();
-        let listed = self.ask(&["CLIENT", "LIST", "ID", &id]).await?;
-        let is_error = listed.first() == Some(&b'-');
-        if is_error || memchr::memmem::find(&listed, old.name.as_bytes()).is_some() {
-            let killed = self.ask(&["CLIENT", "KILL", "ID", &id]).await?;
-            if killed.starts_with(b"-NOPERM") {
-                tracing::warn!(
-                    "the node does not allow CLIENT KILL: a write in doubt may be executed after a later one"
-                );
+    /// Kills links that were given up with writes in doubt, those that are still there.
+    async fn kill(&mut self, old: &[OldLink], own_id: Option<u64>) -> Result<(), DialError> {
+        // A node that was restarted counts from 1 again: a higher number may be another client's by now.
+        let old: Vec<&OldLink> =
+            old.iter().filter(|old| own_id.is_none_or(|own| own > old.client_id)).collect();
+        for old in old.chunks(OLD_AT_ONCE) {
+            let ids: Vec<String> = old.iter().map(|old| old.client_id.to_string()).collect();
+            let words: Vec<&str> =
+                ["CLIENT", "LIST", "ID"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+            let listed = self.ask(&words).await?;
+            let is_error = listed.first() == Some(&b'-');
+            let is_there = |old: &OldLink| {
+                is_error || memchr::memmem::find(&listed, format!(" name={} ", old.name).as_bytes()).is_some()
+            };
+            let (mut requests, mut kills) = (Vec::new(), 0);
+            for (_, id) in old.iter().zip(&ids).filter(|(old, _)| is_there(old)) {
+                command(&mut requests, &["CLIENT", "KILL", "ID", id]);
+                kills += 1;
+            }
+            self.stream.write_all(&requests).await?;
+            for _ in 0..kills {
+                if self.reply().await?.starts_with(b"-NOPERM") {
+                    tracing::warn!(
+                        "the node does not allow CLIENT KILL: a write in doubt may be executed after a later one"
+                    );
+                }
             }
         }
         Ok(())
@@ -327,7 +350,8 @@ mod tests {
         });
         let passwords = passwords.iter().map(|password| Secret::new(password.as_bytes())).collect();
         let credentials = ClusterAuth { user: None, passwords };
-        let opened = open(&addr, protocol, 0, Some(&credentials), "x", &[], Duration::from_secs(10)).await;
+        let opened =
+            open(&addr, protocol, 0, Some(&credentials), "x", |_| Vec::new(), Duration::from_secs(10)).await;
         let result = opened.map(|opened| assert_eq!(opened.client_id, Some(7))).map_err(|e| e.to_string());
         (result, node.await.unwrap())
     }

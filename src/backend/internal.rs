@@ -49,7 +49,7 @@ impl Link {
     }
 
     /// Queues `PING`.
-    pub(super) fn push_ping(&self) {
+    pub fn push_ping(&self) {
         self.push_internal(PING);
     }
 }

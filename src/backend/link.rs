@@ -1,7 +1,7 @@
 //! One shared, pipelined connection to a node, from its first command to its end.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
@@ -26,6 +26,13 @@ pub struct OldLink {
     pub client_id: u64,
     /// The name that it got with CLIENT SETNAME.
     pub name: String,
+}
+
+impl OldLink {
+    /// Those without these numbers.
+    pub(super) fn besides(all: &[Self], killed: &HashSet<u64>) -> Vec<Self> {
+        all.iter().filter(|old| !killed.contains(&old.client_id)).cloned().collect()
+    }
 }
 
 /// Where a link is in its life.
@@ -317,7 +324,7 @@ impl Link {
             }
             send.answer(entry.len as usize);
         }
-        self.room.tell();
+        self.room.emptied();
         in_doubt
     }
 }

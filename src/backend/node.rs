@@ -1,7 +1,7 @@
 //! A node as one worker sees it: its links, and when it may be dialled again.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -175,6 +175,9 @@ impl Node {
         listener: Option<Rc<dyn Listener>>,
     ) -> Result<Rc<Link>, Down> {
         let now = Instant::now();
+        if self.retired.get() {
+            return Err(Down { until: now + BACKOFF_FIRST, since: Some(now) });
+        }
         let since = self.down.get().and_then(|down| down.since);
         let no_database = self.database_down.get().filter(|_| database != 0);
         let no_bulk = self.bulk_down.get().filter(|_| purpose == Purpose::Bulk);
@@ -207,9 +210,9 @@ impl Node {
         let _registered = Registered { backend: self.backend.clone(), link: link.id() };
         let Settings { credentials, connect_timeout, .. } = &self.backend.settings;
         let share = Share::new(self.metrics.clone());
-        let old = self.old.borrow().clone();
+        let old = |killed: &HashSet<u64>| OldLink::besides(&self.old.borrow(), killed);
         let (credentials, limit) = (credentials.as_ref(), *connect_timeout);
-        let opening = handshake::open(&self.addr, protocol, database, credentials, &link.name, &old, limit);
+        let opening = handshake::open(&self.addr, protocol, database, credentials, &link.name, old, limit);
         let mut opening = pin!(opening);
         // Nobody is dialled for who has gone.
         let opened = poll_fn(|cx| {
@@ -223,7 +226,7 @@ impl Node {
             Err(error) => return self.dial_failed(&link, &error),
         };
         self.backend.gate.dialled(&self.addr, true);
-        self.old.borrow_mut().retain(|link| !old.iter().any(|o| o.client_id == link.client_id));
+        self.old.borrow_mut().retain(|old| !opened.killed.contains(&old.client_id));
         if self.failures.replace(0) > 0 {
             tracing::info!(node = %self.addr, "connected again");
         }
@@ -252,9 +255,10 @@ impl Node {
                 // A later command of the same client may go down a link that is there already.
                 if let Ok(addr) = connection.stream.local_addr() {
                     let addr = addr.to_string();
-                    let others = self.links().filter(|other| other.takes_commands());
+                    let others = self.links().chain(self.idle_in_use()).filter(|other| other.is_up());
                     others.for_each(|other| other.push_kill(client_id, &addr));
                 }
+                self.end_free();
                 self.old.borrow_mut().push(OldLink { client_id, name: link.name.clone() });
             }
         }
@@ -308,10 +312,11 @@ impl Node {
         }
     }
 
-    /// Lets all links end once their replies have come.
+    /// Lets all links end once their replies have come, and opens none any more.
     pub fn retire(&self) {
         self.retired.set(true);
         self.links().for_each(|link| link.retire());
+        self.end_free();
     }
 
     /// See [`Link::check`].

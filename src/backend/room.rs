@@ -57,8 +57,14 @@ impl Room {
         }
     }
 
+    /// Nothing is held any more.
+    pub(super) fn emptied(&self) {
+        self.over.set(false);
+        self.tell();
+    }
+
     /// There is room; those who wait are told in the order in which they came.
-    pub(super) fn tell(&self) {
+    fn tell(&self) {
         self.full.set(false);
         self.waiting.take().iter().for_each(|waiting| waiting.has_room());
     }
@@ -108,6 +114,10 @@ mod tests {
         room.left(201);
         assert_eq!(state(), (true, true));
         room.left(99);
+        assert_eq!(state(), (false, false));
+        room.taken(400, 3 * SILENT);
+        assert_eq!(state(), (true, true));
+        room.emptied();
         assert_eq!(state(), (false, false));
     }
 }

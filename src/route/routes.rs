@@ -129,6 +129,11 @@ impl Routes {
         self.nodes.get(usize::from(index)).cloned()
     }
 
+    /// The node at `addr`, if any slot leads to it, or may.
+    pub fn routed(&self, addr: &NodeAddr) -> Option<&Rc<Node>> {
+        self.nodes.get(usize::from(*self.index.get(addr)?))
+    }
+
     /// The index of the node at `addr`, which is made if it is not there.
     fn index_of(&mut self, addr: &NodeAddr) -> u16 {
         match self.index.get(addr) {

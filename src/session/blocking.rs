@@ -26,6 +26,7 @@ impl Planner<'_> {
         };
         let wait = Wait::new(spec, args, request.to_bytes());
         let errand = self.errand(spec, slot, request.bytes().len());
+        self.session.errand_memory.set(request.len());
         self.session.send_out(true, errand.block(wait));
     }
 
@@ -52,7 +53,9 @@ impl Wait {
     fn new(spec: &Spec, args: &Args<'_>, request: Bytes) -> Self {
         let patience = spec.patience(args);
         let timeout = patience.as_ref().and_then(|patience| patience.timeout(args));
-        let until = timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| Instant::now() + timeout);
+        // One that no clock reaches is for the node to refuse.
+        let until = timeout.filter(|timeout| !timeout.is_zero());
+        let until = until.and_then(|timeout| Instant::now().checked_add(timeout));
         let ends = spec.read_from_end(args).map(|(stream, id)| (stream, id, None)).collect();
         Wait { request, patience, until, ends, sent: false }
     }
@@ -204,6 +207,9 @@ impl Errand {
             // The session's own turn drops this task.
             Ok(_) if ended == Some(Ending::Left) => std::future::pending().await,
             Ok(answer) => {
+                if !self.spec.is_readonly() {
+                    self.wrote_apart(&link);
+                }
                 let verdict = self.judge(&answer.reply, &link, begun.elapsed(), hold).await.map_err(Some)?;
                 Ok(if let Verdict::Final = verdict { Some(self.passed_on(answer.reply)) } else { None })
             }

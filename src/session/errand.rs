@@ -53,6 +53,12 @@ pub(super) enum Verdict {
 }
 
 impl Session {
+    /// Bytes of the request that one carries out, and of what the client watches.
+    pub(super) fn errand_kept(&self) -> usize {
+        let watched = self.watch.borrow().as_ref().map_or(0, |watch| watch.memory());
+        self.errand_memory.get() + watched
+    }
+
     /// Lets a task carry out a command. It ends with the session; one that `waits` for others also with the client's
     /// end of sending.
     pub(super) fn send_out(&self, waits: bool, work: impl Future<Output = ()> + 'static) {
@@ -218,6 +224,14 @@ impl Errand {
         self.session.in_doubt(&mut state, self.seq, &error).map(Bytes::from)
     }
 
+    /// Notes that a connection of the session's own carried a write: its replicas may be waited for.
+    pub(super) fn wrote_apart(&self, link: &Link) {
+        let wrote = &mut self.session.state.borrow_mut().wrote_apart;
+        if !wrote.contains(link.addr()) {
+            wrote.push(link.addr().clone());
+        }
+    }
+
     /// A node's reply that the client gets: an error is counted.
     pub(super) fn passed_on(&self, reply: Bytes) -> Bytes {
         self.session.passed_on(Ticket { seq: self.seq, part: 0 }, reply)
@@ -240,6 +254,7 @@ impl Errand {
     /// Answers the command; with nothing if the connection ends there.
     pub(super) fn finish(self, reply: Option<Bytes>) {
         self.session.in_line.set(false);
+        self.session.errand_memory.set(0);
         match reply {
             Some(reply) => self.session.answer_for_task(Ticket { seq: self.seq, part: 0 }, reply),
             None => self.session.wakeup.wake(),

@@ -9,7 +9,8 @@
 //! - a command is repeated only when no later one is on its way;
 //! - a command is not repeated at all when a later one that shares a key with it took effect, or may have.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -58,6 +59,8 @@ pub(crate) struct Held {
     pub(crate) before: Before,
     /// A later command that shares a key with it took effect.
     pub(crate) forbidden: bool,
+    /// What it does to which keys, once that was asked for.
+    pub(crate) touched: OnceCell<Option<Touched>>,
     /// It was refused for a reason that passes: what follows would overtake it the moment that it does.
     pub(crate) alone: bool,
 }
@@ -243,10 +246,15 @@ impl Lanes {
     pub(crate) fn took_effect(&mut self, slot: u16, ticket: Ticket, request: &[u8], learned: &Learned) {
         let Some(lane) = self.by_slot.get_mut(&slot) else { return };
         // The parts of one command have no order among them, and there may be very many.
-        for earlier in lane.held.iter_mut().take_while(|held| held.ticket.seq < ticket.seq) {
-            if earlier.history.tries > 0 && conflict(&earlier.request, request, learned) {
-                earlier.forbidden = true;
-            }
+        let before = lane.held.iter_mut().take_while(|held| held.ticket.seq < ticket.seq);
+        let mut repeats = before.filter(|held| held.history.tries > 0 && !held.forbidden).peekable();
+        if repeats.peek().is_none() {
+            return;
+        }
+        let later = Touched::by(request, learned);
+        for held in repeats {
+            let earlier = held.touched.get_or_init(|| Touched::by(&held.request, learned));
+            held.forbidden = conflict(earlier.as_ref(), later.as_ref());
         }
     }
 
@@ -288,8 +296,8 @@ impl Lanes {
 
 /// What requests in one piece do to which keys.
 #[derive(Debug)]
-pub(super) struct Touched {
-    pub(super) keys: Vec<Vec<u8>>,
+pub(crate) struct Touched {
+    pub(super) keys: HashSet<Vec<u8>>,
     pub(super) reads_only: bool,
 }
 
@@ -297,13 +305,13 @@ impl Touched {
     /// Of requests that were framed and planned before.
     pub(super) fn by(mut requests: &[u8], learned: &Learned) -> Option<Touched> {
         let (mut framer, mut touched) =
-            (RequestFramer::default(), Touched { keys: Vec::new(), reads_only: true });
+            (RequestFramer::default(), Touched { keys: HashSet::new(), reads_only: true });
         while !requests.is_empty() {
             let len = framer.next(requests, &RequestLimits::NONE).ok()??.len;
             let (request, rest) = requests.split_at(len);
             let args = framer.args(request);
             let spec = learned.resolve(&args).ok()?;
-            spec.for_each_key(&args, &mut |index| touched.keys.push(args.get(index).to_vec())).ok()?;
+            spec.for_each_key(&args, &mut |index| _ = touched.keys.insert(args.get(index).to_vec())).ok()?;
             touched.reads_only &= spec.is_readonly() || matches!(spec.route, Route::Transaction(_));
             requests = rest;
         }
@@ -312,11 +320,10 @@ impl Touched {
 }
 
 /// Whether two requests share a key and at least one of them writes.
-fn conflict(earlier: &[u8], later: &[u8], learned: &Learned) -> bool {
-    let (Some(earlier), Some(later)) = (Touched::by(earlier, learned), Touched::by(later, learned)) else {
-        return true;
-    };
-    !(earlier.reads_only && later.reads_only) && earlier.keys.iter().any(|key| later.keys.contains(key))
+fn conflict(earlier: Option<&Touched>, later: Option<&Touched>) -> bool {
+    let (Some(earlier), Some(later)) = (earlier, later) else { return true };
+    let only_read = earlier.reads_only && later.reads_only;
+    !only_read && earlier.keys.iter().any(|key| later.keys.contains(key))
 }
 
 #[cfg(test)]
@@ -330,8 +337,13 @@ mod tests {
         out
     }
 
+    fn conflict_of(earlier: &[u8], later: &[u8]) -> bool {
+        let touched = |request| Touched::by(request, &Learned::default());
+        conflict(touched(earlier).as_ref(), touched(later).as_ref())
+    }
+
     fn conflicts(earlier: &str, later: &str) -> bool {
-        conflict(&request(earlier), &request(later), &Learned::default())
+        conflict_of(&request(earlier), &request(later))
     }
 
     #[test]
@@ -347,9 +359,9 @@ mod tests {
     fn a_transaction_touches_what_its_commands_touch() {
         let block = ["MULTI", "GET {t}a", "SET {t}b 1", "EXEC"].map(request).concat();
         let learned = &Learned::default();
-        assert!(conflict(&request("SET {t}a 2"), &block, learned));
-        assert!(conflict(&block, &request("GET {t}b"), learned));
-        assert!(!conflict(&block, &request("SET {t}c 2"), learned));
+        assert!(conflict_of(&request("SET {t}a 2"), &block));
+        assert!(conflict_of(&block, &request("GET {t}b")));
+        assert!(!conflict_of(&block, &request("SET {t}c 2")));
         let reads = ["MULTI", "GET {t}a", "EXEC"].map(request).concat();
         let reads_only = |requests: &[u8]| Touched::by(requests, learned).unwrap().reads_only;
         assert!(reads_only(&reads) && !reads_only(&block));

@@ -15,6 +15,7 @@ use super::subscribe::Subscriptions;
 use crate::backend::{Reply, Ticket};
 use crate::command::Merge;
 use crate::metrics::{Owner, WorkerMetrics};
+use crate::net::NodeAddr;
 
 /// Replies that came early are told of at once when there are so many bytes more of them.
 const EARLY_STEP: usize = 16 * 1024;
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) messages: Messages,
     /// The links that carried its writes, by [`Link::bit`](crate::backend::Link::bit).
     pub(crate) wrote: u64,
+    /// The nodes that it wrote to on connections of its own.
+    pub(crate) wrote_apart: Vec<NodeAddr>,
     /// The routes' version that the commands in the queue were sent by.
     pub(crate) version: u64,
     /// What the worker was told of what is held.

@@ -1,5 +1,6 @@
 //! What becomes of a command that the cluster did not execute, or whose link was lost.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -195,6 +196,7 @@ impl Session {
             unconfirmed: None,
             before: Before::Nothing,
             forbidden: false,
+            touched: OnceCell::new(),
             alone: false,
         }
     }

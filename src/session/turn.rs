@@ -129,9 +129,9 @@ impl Turn {
         }
         let transaction = self.client.transaction.as_ref();
         self.session.about.multi.set(transaction.map_or(-1, |transaction| transaction.len() as i32));
-        let watched = self.session.watch.borrow().as_ref().map_or(0, |watch| watch.memory());
+        let errand = self.session.errand_kept();
         let split = state.splitting.as_ref().map_or(0, |splitting| splitting.memory());
-        let queued = watched + split + transaction.map_or(0, |transaction| transaction.memory());
+        let queued = errand + split + transaction.map_or(0, |transaction| transaction.memory());
         // Not the input's capacity: pages into which nothing has been read take no memory.
         self.worker.count_kept(&mut state, self.input.len() + self.ahead.len() + queued);
         self.in_flight = self.worker.count_in_flight(self.in_flight, state.len());

@@ -59,7 +59,22 @@ impl Planner<'_> {
         let written = std::mem::take(&mut self.state.wrote);
         let mut links = self.session.worker.backend.all_links();
         links.retain(|link| written & link.bit() != 0);
-        if written == 0 {
+        let mut is_lost = false;
+        for addr in std::mem::take(&mut self.state.wrote_apart) {
+            let node = self.routes.routed(&addr);
+            match node.and_then(|node| self.session.link_to(node, self.protocol).ok()) {
+                Some(link) => {
+                    // What a node counts for a connection is all that was written before its last command.
+                    link.push_ping();
+                    if links.iter().all(|other| other.id() != link.id()) {
+                        links.push(link);
+                    }
+                    self.state.wrote_apart.push(addr);
+                }
+                None => is_lost = true,
+            }
+        }
+        if written == 0 && links.is_empty() && !is_lost {
             // Nothing has to be there: any node tells how many replicas it has.
             let owner = self.routes.any_slot().and_then(|slot| self.routes.owner(slot));
             links.extend(owner.and_then(|node| self.session.link_to(node, self.protocol).ok()));
@@ -67,7 +82,7 @@ impl Planner<'_> {
         // A link that has ended took with it how far it had written.
         let found = links.iter().fold(0, |found, link| found | link.bit());
         self.state.wrote = found & written;
-        let is_whole = !links.is_empty() && found & written == written;
+        let is_whole = !links.is_empty() && found & written == written && !is_lost;
         let errand = self.errand(spec, 0, request.bytes().len());
         self.session.send_out(true, errand.wait(if is_whole { links } else { Vec::new() }, wanted));
     }

@@ -12,7 +12,7 @@ use super::transaction::MULTI;
 use crate::backend::{Dedicated, Use};
 use crate::command::{Merge, Spec};
 use crate::error::ClientError;
-use crate::protocol::{Args, integer, write};
+use crate::protocol::{Args, Protocol, integer, write};
 use crate::route::merge::merge;
 use crate::route::plan::{self, PlanError};
 
@@ -137,6 +137,11 @@ impl Errand {
         self.finish(Some(reply));
     }
 
+    /// What the client speaks, and which database it has selected.
+    fn speaks(&self) -> (Protocol, u32) {
+        (self.protocol, self.session.affinity.get().apart.database)
+    }
+
     async fn watch_first(&self, request: Bytes) -> Bytes {
         let mut hold = self.hold();
         loop {
@@ -176,6 +181,9 @@ impl Errand {
     /// More keys on the same connection. If that has lost its place, the transaction is lost already.
     async fn watch_more(&self, mut watch: Watch, request: Bytes) -> Bytes {
         let link = watch.own.link().clone();
+        if watch.own.speaks() != Some(self.speaks()) {
+            watch.broken = true;
+        }
         if watch.asked {
             link.push_asking();
         }
@@ -199,7 +207,8 @@ impl Errand {
             let routes = self.session.worker.routes.borrow();
             watch.asked || routes.owner(watch.slot).is_some_and(|owner| owner.addr() == link.addr())
         };
-        if watch.broken || !owns || watch.own.protocol() != Some(self.protocol) {
+        // What was watched in another database or protocol is nothing that this connection can carry out.
+        if watch.broken || !owns || watch.own.speaks() != Some(self.speaks()) {
             return Some(self.nothing());
         }
         let learned = self.session.worker.topology.learned().clone();
@@ -217,7 +226,12 @@ impl Errand {
                 let signal = self.session.signal(&error, &link, self.slot);
                 Some(if signal.is_some() { self.nothing() } else { self.passed_on(aborted(&error).into()) })
             }
-            Ok(answer) => Some(watch.reply(answer.reply)),
+            Ok(answer) => {
+                if writes {
+                    self.wrote_apart(&link);
+                }
+                Some(watch.reply(answer.reply))
+            }
         }
     }
 }

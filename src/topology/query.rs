@@ -77,7 +77,8 @@ pub(super) async fn query(
             Way::Dial(permit) => {
                 let credentials = options.credentials.as_ref();
                 let opened =
-                    open(node, Protocol::Resp2, 0, credentials, "slotmux-topology", &[], QUERY).await?;
+                    open(node, Protocol::Resp2, 0, credentials, "slotmux-topology", |_| Vec::new(), QUERY)
+                        .await?;
                 (Control { stream: opened.stream, _permit: permit }, true)
             }
         };
