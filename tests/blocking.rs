@@ -370,6 +370,56 @@ fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
 }
 
 #[test]
+fn connections_that_lie_ready_end_when_a_write_to_their_node_is_in_doubt() {
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1", "--link-timeout", "1s"]).start();
+    let ready = || {
+        let listed = cluster.client(0).cmd(&["CLIENT", "LIST"]).text();
+        listed
+            .lines()
+            .filter(|line| line.contains(" name=slotmux-") && line.contains(" cmd=unwatch "))
+            .count()
+    };
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+    assert_eq!(client.cmd(&["UNWATCH"]), Value::ok());
+    eventually(SOON, || ready() == 1);
+    assert_eq!(client.cmd(&["SET", "k", "0"]), Value::ok());
+    cluster.stop(0);
+    assert!(client.cmd(&["SET", "k", "1"]).text().starts_with("INDOUBT "));
+    cluster.cont(0);
+    eventually(SOON, || ready() == 0);
+    // The next one is opened, and ends the old connection before anything else.
+    assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+    assert_eq!(
+        client.pipeline(&[&["MULTI"][..], &["SET", "k", "2"], &["EXEC"]])[2],
+        Value::Array(vec![Value::ok()])
+    );
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("2"));
+}
+
+#[test]
+fn many_waits_that_were_left_cost_the_next_connection_a_few_questions() {
+    const CLIENTS: usize = 300;
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(&["BLPOP", "q", "0"]));
+    eventually(SOON, || waiting(&cluster, 0) == CLIENTS);
+    drop(clients);
+    eventually(SOON, || waiting(&cluster, 0) == 0);
+    let mut node = cluster.client(0);
+    node.cmd(&["CONFIG", "RESETSTAT"]);
+    // A connection that is not there yet.
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+    let stats = node.cmd(&["INFO", "commandstats"]).text();
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_client|list:calls=")).unwrap();
+    let calls: usize = calls.split(',').next().unwrap().parse().unwrap();
+    assert!((1..20).contains(&calls), "{stats}");
+}
+
+#[test]
 fn connections_that_lie_ready_end_with_the_role_of_their_node() {
     let cluster = TestCluster::start();
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();

@@ -112,7 +112,7 @@ fn a_link_given_up_in_doubt_is_killed_at_the_node_before_anything_else() {
             (Some("SETNAME"), Some(name)) => _ = names.insert(conn.id, name.to_owned()),
             (Some("LIST"), Some("ID")) => {
                 let id: u64 = word(3).unwrap().parse().unwrap();
-                return Action::bulk(format!("id={id} name={}\n", names[&id]));
+                return Action::bulk(format!("id={id} name={} age=9\n", names[&id]));
             }
             _ => {}
         }
