@@ -170,7 +170,10 @@ impl DialGate {
             }
             Purpose::Topology => counts.total(),
         };
-        if taken >= self.limits.most {
+        let own = self.limits.most.saturating_sub(self.limits.shared);
+        let is_reserved =
+            purpose == Purpose::Dedicated && counts.connections[Purpose::Dedicated as usize] >= room(own);
+        if taken >= self.limits.most || is_reserved {
             return Err(Refused { until: now + FULL, full: true });
         }
         let (dials, most) = match purpose {
@@ -323,5 +326,24 @@ mod tests {
             take(Purpose::Dedicated).unwrap();
         }
         assert!(take(Purpose::Dedicated).is_err() && take(Purpose::Watching).is_ok());
+    }
+
+    #[test]
+    fn who_consumes_leaves_connections_to_who_watches() {
+        let now = Instant::now();
+        for limits in [(20, 9999), (9999, 16)] {
+            let (most, dedicated_in_all) = limits;
+            let gate = DialGate::new(GateLimits { most, shared: 4, dedicated: 9999, dedicated_in_all });
+            let addr = NodeAddr::new("a", 1);
+            assert!(gate.take(&addr, Purpose::Commands, now).is_ok());
+            gate.dialled(&addr, true);
+            let take = |purpose| gate.take(&addr, purpose, now);
+            let taken: Vec<Permit> = (0..14).map(|_| take(Purpose::Dedicated).unwrap()).collect();
+            assert!(take(Purpose::Dedicated).is_err());
+            let watching = [take(Purpose::Watching).unwrap(), take(Purpose::Watching).unwrap()];
+            assert!(take(Purpose::Watching).is_err());
+            drop((taken, watching));
+            assert!(take(Purpose::Dedicated).is_ok());
+        }
     }
 }
