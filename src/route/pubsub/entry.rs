@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Subscriber;
 use super::agenda::Topic;
-use super::handover::{Handover, Side};
+use super::handover::{Handover, PRELUDE, Side};
 use crate::command::glob;
 use crate::net::NodeAddr;
 use crate::protocol::Topics;
@@ -60,6 +60,8 @@ pub(super) struct Entry {
     pub(super) up: bool,
     /// The node that has ended it, and until when that one is not asked again: a replica would take it.
     pub(super) dropped: Option<(NodeAddr, Instant)>,
+    /// Since when a shard's channel belongs to another node than the one on which it is heard.
+    pub(super) belongs_elsewhere: Option<Instant>,
     /// The last thing that the cluster said against it.
     pub(super) trouble: Option<Bytes>,
     /// Since when messages may be missed.
@@ -87,6 +89,7 @@ impl Entry {
             handover: None,
             up: false,
             dropped: None,
+            belongs_elsewhere: None,
             trouble: None,
             lost_since: None,
             alarm: None,
@@ -118,6 +121,17 @@ impl Entry {
         self.sources.iter().find(|source| source.node == *node)
     }
 
+    /// Whether a shard's channel may be asked for at its home. As long as another node of the shard tells it, that waits
+    /// until what was told there has come to all: the new one would tell it again.
+    pub(super) fn may_leave(&mut self, home: &NodeAddr, now: Instant) -> bool {
+        let is_heard = self.up && self.sources.iter().any(|source| source.confirmed);
+        if !is_heard || self.source_at(home).is_some() {
+            self.belongs_elsewhere = None;
+            return true;
+        }
+        now >= *self.belongs_elsewhere.get_or_insert(now) + PRELUDE
+    }
+
     /// Whether the node has confirmed it.
     pub(super) fn is_at(&self, node: &NodeAddr) -> bool {
         self.source_at(node).is_some_and(|source| source.confirmed)
@@ -132,7 +146,8 @@ impl Entry {
         let handover = self.handover.as_ref().map(|handover| handover.next(now));
         let late = |since| self.subscribers.values().map(move |subscriber| since + subscriber.patience());
         let dropped = self.dropped.as_ref().map(|(_, until)| *until);
-        let times = self.lost_since.into_iter().flat_map(late).chain(handover).chain(dropped);
+        let may_ask = self.belongs_elsewhere.map(|since| since + PRELUDE);
+        let times = self.lost_since.into_iter().flat_map(late).chain(handover).chain(dropped).chain(may_ask);
         times.filter(|time| *time > now).min()
     }
 

@@ -28,7 +28,7 @@ pub(super) const OVERLAP: Duration = Duration::from_millis(500);
 /// are dropped if the new one does not show that it lives.
 const SILENCE: Duration = Duration::from_secs(2);
 /// So long what the old connection delivers is remembered before the new one is asked to subscribe, which shows it late.
-const PRELUDE: Duration = Duration::from_millis(250);
+pub(super) const PRELUDE: Duration = Duration::from_millis(250);
 /// More than this is not held: the old connection is late. While one of several new ones is still to be confirmed, what
 /// comes besides may come twice.
 const MOST_HELD: usize = 1 << 20;

@@ -125,7 +125,10 @@ impl Hub {
         }
         let is_shard = entry.kind == Topics::Shards;
         let moves = entry.handover.is_some();
-        let may_ask = entry.handover.as_ref().is_none_or(|handover| handover.may_ask(now));
+        let may_ask = match &entry.handover {
+            Some(handover) => handover.may_ask(now),
+            None => !is_shard || entry.may_leave(&home, now),
+        };
         for node in &wanted {
             if entry.source_at(node).is_none() && may_ask {
                 self.ask(state, entry, node, routes, now);
