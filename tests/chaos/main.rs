@@ -116,7 +116,7 @@ fn chaos(settings: Settings) {
     });
     let whole = world.await_whole();
     if let Err(error) = &whole {
-        run.journal.fault("the cluster is not whole", error.clone(), String::new());
+        run.journal.fault("the cluster is not whole", error.clone(), world.state());
     } else {
         judge(&run, &world, &mut clients, &taken, &heard);
     }

@@ -1,6 +1,7 @@
 //! The cluster under test: three shards of a pair of nodes each, and spare nodes that come and go.
 
 use std::{
+    fs,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -284,6 +285,20 @@ impl World {
                     .is_ok_and(|info| info.contains("cluster_state:ok"))
             })
         })
+    }
+
+    /// What each node knows of the cluster, and has logged of it: why slots have no owner.
+    pub fn state(&self) -> String {
+        let of = |node: &usize| {
+            let view = self.cluster.node(*node).ask(&["CLUSTER", "NODES"]).unwrap_or_default();
+            let log =
+                fs::read_to_string(self.cluster.node(*node).folder().join("server.log")).unwrap_or_default();
+            let words = ["epoch", "slot", "Slot", "lection", "aster", "Ready"];
+            let lines: Vec<&str> =
+                log.lines().filter(|line| words.iter().any(|word| line.contains(word))).collect();
+            format!("--- node {node} ---\n{view}\n{}\n", lines.join("\n"))
+        };
+        self.up().iter().map(of).collect()
     }
 
     /// Locks what several shards need, in the order in which everybody does.
