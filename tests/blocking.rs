@@ -31,6 +31,12 @@ fn links(cluster: &TestCluster, node: usize) -> usize {
     listed.lines().filter(|line| line.contains(" name=slotmux-")).count()
 }
 
+/// Connections to a node that clients have watched on and given back.
+fn ready(cluster: &TestCluster, node: usize) -> usize {
+    let listed = cluster.client(node).cmd(&["CLIENT", "LIST"]).text();
+    listed.lines().filter(|line| line.contains(" name=slotmux-") && line.contains(" cmd=unwatch ")).count()
+}
+
 fn list(items: &[&str]) -> Value {
     Value::bulks(items)
 }
@@ -373,22 +379,15 @@ fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
 fn connections_that_lie_ready_end_when_a_write_to_their_node_is_in_doubt() {
     let cluster = TestCluster::primaries(1);
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1", "--link-timeout", "1s"]).start();
-    let ready = || {
-        let listed = cluster.client(0).cmd(&["CLIENT", "LIST"]).text();
-        listed
-            .lines()
-            .filter(|line| line.contains(" name=slotmux-") && line.contains(" cmd=unwatch "))
-            .count()
-    };
     let mut client = proxy.connect();
     assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
     assert_eq!(client.cmd(&["UNWATCH"]), Value::ok());
-    eventually(SOON, || ready() == 1);
+    eventually(SOON, || ready(&cluster, 0) == 1);
     assert_eq!(client.cmd(&["SET", "k", "0"]), Value::ok());
     cluster.stop(0);
     assert!(client.cmd(&["SET", "k", "1"]).text().starts_with("INDOUBT "));
     cluster.cont(0);
-    eventually(SOON, || ready() == 0);
+    eventually(SOON, || ready(&cluster, 0) == 0);
     // The next one is opened, and ends the old connection before anything else.
     assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
     assert_eq!(
@@ -424,22 +423,16 @@ fn connections_that_lie_ready_end_with_the_role_of_their_node() {
     let cluster = TestCluster::start();
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
     let owner = cluster.owner_of(support::slot_of("q"));
-    let ids = |node: usize| -> Vec<String> {
-        let listed = cluster.client(node).cmd(&["CLIENT", "LIST"]).text();
-        let ours =
-            listed.lines().filter(|line| line.contains(" name=slotmux-") && line.contains(" cmd=unwatch "));
-        ours.filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
-    };
     let mut client = proxy.connect();
     assert_eq!(client.cmd(&["WATCH", "q"]), Value::ok());
     assert_eq!(client.cmd(&["UNWATCH"]), Value::ok());
-    eventually(SOON, || ids(owner).len() == 1);
+    eventually(SOON, || ready(&cluster, owner) == 1);
     let replica = (owner + 3) % 6;
     cluster.await_copy(replica);
     cluster.failover(replica);
     assert_eq!(client.cmd(&["SET", "q", "v"]), Value::ok());
     // Long before the minute is over for which an unused connection stays.
-    eventually(SOON, || ids(owner).is_empty());
+    eventually(SOON, || ready(&cluster, owner) == 0);
 }
 
 #[test]

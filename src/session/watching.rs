@@ -12,7 +12,7 @@ use super::transaction::MULTI;
 use crate::backend::{Dedicated, Use};
 use crate::command::{Merge, Spec};
 use crate::error::ClientError;
-use crate::protocol::{Args, Protocol, integer, write};
+use crate::protocol::{Args, integer, write};
 use crate::route::merge::merge;
 use crate::route::plan::{self, PlanError};
 
@@ -137,9 +137,9 @@ impl Errand {
         self.finish(Some(reply));
     }
 
-    /// What the client speaks, and which database it has selected.
-    fn speaks(&self) -> (Protocol, u32) {
-        (self.protocol, self.session.affinity.get().apart.database)
+    /// Whether the client has changed its protocol or its database since: then its connection can't carry out what comes.
+    fn is_elsewhere(&self, watch: &Watch) -> bool {
+        watch.own.speaks() != Some((self.protocol, self.session.affinity.get().apart.database))
     }
 
     async fn watch_first(&self, request: Bytes) -> Bytes {
@@ -181,9 +181,7 @@ impl Errand {
     /// More keys on the same connection. If that has lost its place, the transaction is lost already.
     async fn watch_more(&self, mut watch: Watch, request: Bytes) -> Bytes {
         let link = watch.own.link().clone();
-        if watch.own.speaks() != Some(self.speaks()) {
-            watch.broken = true;
-        }
+        watch.broken |= self.is_elsewhere(&watch);
         if watch.asked {
             link.push_asking();
         }
@@ -207,8 +205,7 @@ impl Errand {
             let routes = self.session.worker.routes.borrow();
             watch.asked || routes.owner(watch.slot).is_some_and(|owner| owner.addr() == link.addr())
         };
-        // What was watched in another database or protocol is nothing that this connection can carry out.
-        if watch.broken || !owns || watch.own.speaks() != Some(self.speaks()) {
+        if watch.broken || !owns || self.is_elsewhere(&watch) {
             return Some(self.nothing());
         }
         let learned = self.session.worker.topology.learned().clone();

@@ -52,7 +52,7 @@ impl<'a> Client<'a> {
                     .enumerate()
                     .map(|(i, op)| format!("    {i}: {} of tags {:?}\n", op.name(), op.tags()))
                     .collect();
-                let later: Vec<usize> = ops[from..].iter().flat_map(Op::tags).collect();
+                let later: Vec<usize> = ops[from + 1..].iter().flat_map(Op::tags).collect();
                 self.run.cut_off(self.me, &error, &asked, &later, pipeline);
                 ops[from..].iter().for_each(|op| self.failed(op, Outcome::Doubt, sent, got));
                 conn = None;

@@ -223,9 +223,10 @@ impl Run {
                 }
             }
             let pushed = |value: &str| {
-                let client = clients.iter().find(|client| number(client.me, tag, value).is_some());
-                let n = client.and_then(|client| number(client.me, tag, value));
-                client.is_some_and(|client| n.is_some_and(|n| (n as usize) < client.keys[tag].queue.len()))
+                clients.iter().any(|client| {
+                    let n = number(client.me, tag, value);
+                    n.is_some_and(|n| (n as usize) < client.keys[tag].queue.len())
+                })
             };
             for (value, history) in taken.all(tag).into_iter().filter(|(value, _)| !pushed(value)) {
                 let what = format!("the queue of tag {tag} gave {value}, which nobody put there");

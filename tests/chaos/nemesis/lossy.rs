@@ -32,11 +32,7 @@ pub fn fail_over(run: &Run, world: &World, step: &Step) -> Result<String, String
     let _slots = world.lock_slots(vec![step.shard]);
     let _nodes = lock(&world.nodes[step.shard]);
     let _loss = lock(&world.loss);
-    world.await_pair(step.shard)?;
-    let (primary, replica) = world.roles(step.shard)?;
-    // If another primary has the same epoch one of them takes a new one: if it is this one, and that when it comes back,
-    // it claims again what its replica has taken over.
-    world.await_own_epoch(primary)?;
+    let (primary, replica) = ready(world, step.shard)?;
     if step.kind != Takeover && !world.may_be_elected(replica) {
         return Ok(String::new());
     }
@@ -69,11 +65,7 @@ pub fn break_primary(run: &Run, world: &World, step: &Step) -> Result<String, St
     let _slots = world.lock_slots(vec![step.shard]);
     let _nodes = lock(&world.nodes[step.shard]);
     let _loss = lock(&world.loss);
-    world.await_pair(step.shard)?;
-    let (primary, replica) = world.roles(step.shard)?;
-    // If another primary has the same epoch one of them takes a new one: if it is this one, and that when it comes back,
-    // it claims again what its replica has taken over.
-    world.await_own_epoch(primary)?;
+    let (primary, replica) = ready(world, step.shard)?;
     // One in four comes back before anybody takes over.
     let quick = step.coin && step.length < 0.5;
     if !quick && !world.may_be_elected(replica) {
@@ -111,6 +103,16 @@ pub fn break_primary(run: &Run, world: &World, step: &Step) -> Result<String, St
         let now = world.roles(step.shard).map_or(primary, |(now, _)| now);
         format!("node {primary} was away, and now {now} is the primary")
     })
+}
+
+/// The primary and the replica of a shard, once the primary may be lost.
+fn ready(world: &World, shard: usize) -> Result<(usize, usize), String> {
+    world.await_pair(shard)?;
+    let (primary, replica) = world.roles(shard)?;
+    // If another primary has the same epoch one of them takes a new one: if it is this one, and that when it comes back,
+    // it claims again what its replica has taken over.
+    world.await_own_epoch(primary)?;
+    Ok((primary, replica))
 }
 
 /// Takes a node away for as long as `meanwhile` takes, and brings it back.
