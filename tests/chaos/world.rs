@@ -37,6 +37,11 @@ pub struct World {
     /// and who does something to its nodes this one. What changes the primary needs both: a replica does not know that
     /// a slot is open, so after any failover, a planned one too, the keys that have left it are not found by ASK.
     pub nodes: [Mutex<()>; SHARDS],
+    /// Who stops a node of the shard holds this one, and who moves a slot in, from the claim until all know of it. A
+    /// replica that wakes up may read an old heartbeat of its primary behind the one with the claim, which came over
+    /// another link. Then it takes the slot for one that its owner gave up (Redis 7.0 says so until the owner's slots
+    /// change again), and as the primary gives it to whoever claims it: its old primary, when that comes back.
+    pub awake: [Mutex<()>; SHARDS],
     /// One primary at a time may be down: two of the three have to vote for a new one.
     pub loss: Mutex<()>,
     /// When each spare node was forgotten by the others.
@@ -90,6 +95,7 @@ impl World {
             keep,
             slots: Default::default(),
             nodes: Default::default(),
+            awake: Default::default(),
             loss: Mutex::default(),
             forgotten: Mutex::default(),
             owners,

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     journal::lock,
     run::Run,
-    world::{World, wait},
+    world::{SHARDS, World, wait},
 };
 
 /// What a node says that has lost its mind.
@@ -123,11 +123,7 @@ pub fn take_away(
     meanwhile: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), String> {
     if matches!(kind, StopPrimary | StopReplica) {
-        let pid = world.cluster.node(node).pid();
-        signal(pid, Signal::STOP);
-        let result = meanwhile();
-        signal(pid, Signal::CONT);
-        return result;
+        return stop(world, node, meanwhile);
     }
     world.cluster.kill9(node);
     let result = if matches!(kind, Mute | Garbage) {
@@ -140,8 +136,20 @@ pub fn take_away(
     result.and(back(&world.cluster, node).map_err(|error| error.to_string()))
 }
 
+/// Stops a node for as long as `meanwhile` takes, and until it has read what came then.
+pub fn stop<T>(world: &World, node: usize, meanwhile: impl FnOnce() -> T) -> T {
+    let _awake = lock(&world.awake[node % SHARDS]);
+    let pid = world.cluster.node(node).pid();
+    signal(pid, Signal::STOP);
+    let result = meanwhile();
+    signal(pid, Signal::CONT);
+    // It answers a new connection in a later round than it accepts it, and so it does with one of another node.
+    (0..2).for_each(|_| _ = world.cluster.node(node).view());
+    result
+}
+
 /// Sends a signal to a process that may have ended.
-pub fn signal(pid: u32, signal: Signal) {
+fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }

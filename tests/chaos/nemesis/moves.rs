@@ -67,6 +67,7 @@ fn move_at_once(run: &Run, world: &World, tags: &[usize], from: usize, to: usize
         let view = world.cluster.node(from).view().unwrap_or_default();
         view.iter().any(|line| line.id == id && line.owns(slot(tags[0])))
     };
+    let _awake = lock(&world.awake[to % SHARDS]);
     let _moving = run.journal.moving(tags.to_vec());
     // It may fail, if one of both loads its data just now; all keys are where they were then.
     wait("the slots move", Duration::from_secs(60), || {
@@ -122,6 +123,7 @@ fn move_slot(
         }
         migrate(world, from, to, &keys.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
+    let _awake = lock(&world.awake[to % SHARDS]);
     let _moving = run.journal.moving(vec![tag]);
     for node in [to, from] {
         world.ask(node, &["CLUSTER", "SETSLOT", &number, "NODE", &target])?;

@@ -2,11 +2,9 @@
 
 use std::{thread, time::Duration};
 
-use rustix::process::Signal;
-
 use super::{
     KillClients, KillReplica, NewAddress, Pause, Step,
-    lossy::{signal, take_away},
+    lossy::{stop, take_away},
 };
 use crate::{
     conn::Conn,
@@ -42,10 +40,7 @@ pub fn annoy(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     let window = run.journal.open(step.kind, vec![world.addr(node)], world.tags_of(step.shard), None);
     let result = match step.kind {
         Pause => {
-            let pid = world.cluster.node(node).pid();
-            signal(pid, Signal::STOP);
-            thread::sleep(step.between(0.05, 1.2));
-            signal(pid, Signal::CONT);
+            stop(world, node, || thread::sleep(step.between(0.05, 1.2)));
             Some("paused".to_owned())
         }
         KillClients => kill_links(world, node, step),
@@ -68,15 +63,15 @@ fn kill_links(world: &World, node: usize, step: &Step) -> Option<String> {
         return None;
     }
     let kills: Vec<u8> = ids.iter().flat_map(|id| encode(&["CLIENT", "KILL", "ID", id])).collect();
-    let (pid, asleep) = (world.cluster.node(node).pid(), step.length > 0.2);
-    if asleep {
-        signal(pid, Signal::STOP);
-        thread::sleep(Duration::from_millis(150));
-    }
-    let sent = conn.send(&kills);
-    if asleep {
-        signal(pid, Signal::CONT);
-    }
+    let asleep = step.length > 0.2;
+    let sent = if asleep {
+        stop(world, node, || {
+            thread::sleep(Duration::from_millis(150));
+            conn.send(&kills)
+        })
+    } else {
+        conn.send(&kills)
+    };
     sent.ok()?;
     ids.iter().try_for_each(|_| conn.read().map(drop)).ok()?;
     Some(format!("{} links ended{}", ids.len(), if asleep { " in its sleep" } else { "" }))
