@@ -338,6 +338,19 @@ fn a_node_that_hangs_is_given_up_by_those_who_wait_there() {
 }
 
 #[test]
+fn a_node_that_hangs_is_noticed_by_a_links_own_ping() {
+    let (cluster, proxy) = start(&["--link-timeout", "1s", "--workers", "1"]);
+    let (owner, mut client) = (cluster.owner_of(SLOT), proxy.connect());
+    assert_eq!(client.cmd(&["SET", &key(SLOT, "k"), "v"]), Value::ok());
+    client.send(&["BLPOP", &key(SLOT, "l"), "0"]);
+    eventually(SOON, || waiting(&cluster, owner) == 1);
+    cluster.stop(owner);
+    let text = client.read_value().text();
+    assert!(text.starts_with("INDOUBT "), "{text}");
+    cluster.cont(owner);
+}
+
+#[test]
 fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
     let (cluster, proxy) = start(&["--dedicated-per-node", "4", "--workers", "2"]);
     let (name, owner) = (key(SLOT, "l"), cluster.owner_of(SLOT));

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use support::{
     Action, Client, Gate, Proxy, ProxyBuilder, SOON, ScriptedCluster, TestCluster, Value, eventually, key,
@@ -111,6 +111,22 @@ fn clients_that_wait_leave_descriptors_for_all_others() {
 }
 
 #[test]
+fn nodes_that_close_idle_connections_cost_nobody_an_error() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = proxy(&cluster).start();
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        assert_serves(&mut client);
+        for node in 0..3 {
+            assert_eq!(cluster.client(node).cmd(&["CONFIG", "SET", "timeout", "1"]), Value::ok());
+        }
+        eventually(SOON, || proxy.metric("slotmux_node_links{state=\"up\"}") == 0.0);
+    }
+    assert_serves(&mut client);
+    assert_eq!(proxy.metric("slotmux_errors_total"), 0.0);
+}
+
+#[test]
 fn a_full_disk_under_the_log_stops_nothing() {
     let cluster = TestCluster::start();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -139,7 +155,7 @@ fn a_jumping_clock_is_not_noticed() {
     jump("+0");
     let cluster = TestCluster::primaries(3);
     let proxy = proxy(&cluster)
-        .args(&["--command-timeout", "10s", "--link-timeout", "5s"])
+        .args(&["--command-timeout", "10s", "--link-timeout", "5s", "--slowlog-log-slower-than", "0s"])
         .env("LD_PRELOAD", library.to_str().unwrap())
         .env("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap())
         .env("FAKETIME_NO_CACHE", "1")
@@ -159,6 +175,11 @@ fn a_jumping_clock_is_not_noticed() {
         assert_eq!(subscriber.read_value(), Value::bulks(&["message", "news", to]));
         blocked.expect_silence(Duration::from_millis(20));
     }
+    // The clock did jump.
+    let noted = client.cmd(&["SLOWLOG", "GET", "1"]).items()[0].items()[1].clone();
+    let thirty_years_on = SystemTime::now() + Duration::from_secs(29 * 365 * 86_400);
+    let at_least = thirty_years_on.duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    assert!(matches!(noted, Value::Int(at) if at > at_least), "{noted:?}");
     assert_eq!(client.cmd(&["RPUSH", "list", "x"]), Value::Int(1));
     assert_eq!(blocked.read_value(), Value::bulks(&["list", "x"]));
     assert_eq!(proxy.metric("slotmux_node_links_lost_total") + proxy.metric("slotmux_errors_total"), 0.0);

@@ -23,6 +23,7 @@ fn fates(losses: bool, timeouts: bool) -> impl Strategy<Value = Vec<Fate>> {
         (20, Fate::Fine),
         (if timeouts { 8 } else { 2 }, Fate::Late),
         (3, Fate::MoveSlot),
+        (1, Fate::MoveAll),
         (3, Fate::OpenSlot),
         (2, Fate::MoveKey),
         (2, Fate::CloseSlot),
@@ -83,6 +84,11 @@ fn several_connections_per_node_change_nothing() {
 #[test]
 fn strict_ordering_holds_across_slots() {
     hold(40, true, true, &["--ordering", "connection"]);
+}
+
+#[test]
+fn strict_ordering_holds_across_slots_with_several_connections_per_node() {
+    hold(40, true, true, &["--ordering", "connection", "--connections-per-node", "2"]);
 }
 
 #[test]

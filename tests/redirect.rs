@@ -52,7 +52,7 @@ fn a_large_request_is_redirected_whole() {
 }
 
 #[test]
-fn a_burst_of_moved_asks_for_a_refresh_or_two_and_keeps_the_order_of_replies() {
+fn a_burst_of_moved_asks_for_few_refreshes_and_keeps_the_order_of_replies() {
     let cluster = ScriptedCluster::start(2);
     let proxy = cluster.proxy(&[]);
     let before = proxy.metric("slotmux_topology_refreshes_total");

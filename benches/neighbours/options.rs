@@ -76,10 +76,11 @@ impl Options {
     }
 }
 
+/// With a `link_timeout` that a window has time for.
 fn default_proxy() -> String {
     let binary = env!("CARGO_BIN_EXE_slotmux");
     format!(
         "{binary} --seeds {{seeds}} --listen 127.0.0.1:{{port}} --admin 127.0.0.1:0 --workers 1 \
-         --max-memory 512MiB --log-level warn"
+         --max-memory 512MiB --link-timeout 2s --log-level warn"
     )
 }

@@ -265,15 +265,17 @@ impl Run {
                 }
             }
         } else if popped.is_empty() && here == 0 && (*end == Some(Outcome::Done) || !moved.is_empty()) {
-            // The earliest of those that may have taken it: the others may have taken later ones too.
-            let sent = at.0;
-            let doubt = (0..doubts.len()).filter(|&i| sent <= doubts[i]).min_by_key(|&i| doubts[i]);
+            let evidence = Evidence::Written(key(*tag, "queue"), value.clone());
+            // The earliest of those that may have taken it: the others may have taken later ones too. What no node has
+            // written nobody could take.
+            let (sent, written) = (at.0, !keep.nodes(&evidence).is_empty());
+            let doubt =
+                (0..doubts.len()).filter(|&i| written && sent <= doubts[i]).min_by_key(|&i| doubts[i]);
             if let Some(doubt) = doubt {
                 doubts.swap_remove(doubt);
                 return self.journal.count("elements whose pop was in doubt", 1);
             }
             let known = moved.first().copied().unwrap_or(*at);
-            let evidence = Evidence::Written(key(*tag, "queue"), value.clone());
             self.lost(keep, *tag, &evidence, known, what, history());
         }
     }

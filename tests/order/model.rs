@@ -19,8 +19,10 @@ pub(crate) enum Fate {
     Fine,
     /// The reply comes late.
     Late,
-    /// The command's slot has another owner from now on.
+    /// The command's slot has another owner from now on,
     MoveSlot,
+    /// or all slots of its owner have, but those that are open.
+    MoveAll,
     /// The slot begins to move,
     OpenSlot,
     /// one key of the command is at the target now,
@@ -376,6 +378,13 @@ impl Cluster {
             Fate::MoveKey if target.is_some() => {
                 let key = keys.iter().find(|key| !self.moved.contains(*key));
                 self.moved.extend(key.cloned());
+            }
+            Fate::MoveAll => {
+                let (owners, targets) = (&self.owner, &self.target);
+                let moves = |slot: &u16| owners[slot] == owner && !targets.contains_key(slot);
+                let all: Vec<u16> = SLOTS.into_iter().filter(moves).collect();
+                self.owner.extend(all.iter().map(|&slot| (slot, next)));
+                cluster.edit(|topology| all.iter().for_each(|&slot| topology.assign(slot..=slot, next)));
             }
             Fate::MoveSlot | Fate::CloseSlot if fate == Fate::MoveSlot || target.is_some() => {
                 let to = target.unwrap_or(next);

@@ -227,5 +227,9 @@ impl Drop for Proxy {
                 let _ = self.child.wait();
             }
         }
+        // A task that panics ends alone where panics unwind, and nobody might miss it.
+        if !thread::panicking() && self.log().contains("panicked at") {
+            panic!("the proxy's log:\n{}", self.log());
+        }
     }
 }

@@ -39,7 +39,7 @@ struct Shared {
     /// The first `+OK` of the node, and the first one of the proxy behind it.
     direct: OnceLock<Instant>,
     proxied: OnceLock<Instant>,
-    /// The longest that a thread overslept between them.
+    /// The longest that a thread overslept between them, in the time that the proxy has for it.
     overslept: AtomicU32,
 }
 
@@ -78,8 +78,10 @@ impl Watch {
             return;
         }
         let at = journal.at(direct);
+        // What was broken or slept after that second is no excuse.
+        let judged = late.min(BACK_WITHIN);
         let busy = shared.overslept.load(Ordering::Relaxed) > BUSY;
-        if busy || journal.is_broken_besides(window, at.saturating_sub(BESIDES), at + late) {
+        if busy || journal.is_broken_besides(window, at.saturating_sub(BESIDES), at + judged) {
             return journal.count("takeovers after kill, not judged: busy, or more was broken", 1);
         }
         journal.count("takeovers after kill, judged", 1);
@@ -108,8 +110,12 @@ impl Shared {
     }
 
     fn sleep_until_served(&self) {
+        let end = Instant::now() + Duration::from_millis(BACK_WITHIN.into());
         while self.proxied.get().is_none() && !self.over.load(Ordering::Acquire) {
             let before = Instant::now();
+            if before > end {
+                return;
+            }
             thread::sleep(PAUSE);
             self.overslept
                 .fetch_max(before.elapsed().saturating_sub(PAUSE).as_millis() as Ms, Ordering::Relaxed);
