@@ -389,6 +389,29 @@ fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
 }
 
 #[test]
+fn connections_that_lie_ready_give_way_where_a_node_may_have_no_more() {
+    // Of 32 eleven are for what is shared, and of the rest two for WATCH.
+    let (cluster, proxy) = start(&["--max-connections-per-node", "32"]);
+    let (name, owner) = (key(SLOT, "l"), cluster.owner_of(SLOT));
+    let mut clients: Vec<Client> = (0..38).map(|_| proxy.connect()).collect();
+    // Every other one is the same worker's, and all of its connections wait at the same time.
+    for (i, client) in clients.iter_mut().step_by(2).enumerate() {
+        client.send(&["BLPOP", &name, "0"]);
+        eventually(SOON, || waiting(&cluster, owner) == i + 1);
+    }
+    let mut pusher = proxy.connect();
+    for client in clients.iter_mut().step_by(2) {
+        assert_eq!(pusher.cmd(&["RPUSH", &name, "x"]), Value::Int(1));
+        assert_eq!(client.read_value(), list(&[&name, "x"]));
+    }
+    assert_eq!(pusher.cmd(&["RPUSH", &name, "y", "z"]), Value::Int(2));
+    // Neither is nothing to be had, nor does it take until the others have been unused for a minute.
+    assert_eq!(clients[1].cmd(&["BLPOP", &name, "5"]), list(&[&name, "y"]));
+    assert_eq!(clients[3].cmd(&["BLPOP", &name, "0"]), list(&[&name, "z"]));
+    assert_eq!(proxy.metric("slotmux_waiting_for_connection"), 0.0);
+}
+
+#[test]
 fn connections_that_lie_ready_end_when_a_write_to_their_node_is_in_doubt() {
     let cluster = TestCluster::primaries(1);
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1", "--link-timeout", "1s"]).start();

@@ -591,6 +591,45 @@ fn a_connection_outlives_a_node_that_refuses_to_end_a_shards_channel() {
 }
 
 #[test]
+fn a_connection_outlives_a_channel_that_is_left_while_the_node_is_busy() {
+    let cluster = TestCluster::primaries(1);
+    let mut node = cluster.client(0);
+    assert_eq!(node.cmd(&["CONFIG", "SET", "busy-reply-threshold", "50"]), Value::ok());
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    other.cmd(&["SUBSCRIBE", "talk"]);
+    client.pipeline(&[["SSUBSCRIBE", "news"], ["SSUBSCRIBE", "more"]]);
+    let mut script = cluster.client(0);
+    script.send(&["EVAL", "while true do end", "0"]);
+    eventually(SOON, || node.cmd(&["PING"]).text().starts_with("BUSY "));
+    assert_eq!(client.cmd(&["SUNSUBSCRIBE", "news"]).items()[2], Value::Int(1));
+    assert_eq!(client.cmd(&["SUNSUBSCRIBE", "more"]).items()[2], Value::Int(0));
+    assert_eq!(node.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(script.read_value().is_error());
+    assert_eq!(proxy.connect().cmd(&["PUBLISH", "talk", "x"]), Value::Int(1));
+    assert_eq!(other.read_value(), Value::bulks(&["message", "talk", "x"]));
+    assert_eq!(proxy.metric("slotmux_node_links_lost_total"), 0.0);
+}
+
+#[test]
+fn a_pattern_goes_to_another_node_if_its_own_takes_no_more_connections() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (mut client, mut subscriber) = (proxy.connect(), proxy.connect());
+    // Its slot's node has a connection already, and takes no second one.
+    assert_eq!(client.cmd(&["SET", "p*", "v"]), Value::ok());
+    let mut node = cluster.client(cluster.owner_of(support::slot_of("p*")));
+    assert_eq!(node.cmd(&["CONFIG", "SET", "maxclients", "1"]), Value::ok());
+    assert_eq!(
+        subscriber.cmd(&["PSUBSCRIBE", "p*"]),
+        Value::Array(vec![Value::bulk("psubscribe"), Value::bulk("p*"), Value::Int(1),])
+    );
+    assert_eq!(client.cmd(&["SET", "p*", "w"]), Value::ok());
+    assert_eq!(client.cmd(&["PUBLISH", "pq", "x"]), Value::Int(1));
+    assert_eq!(subscriber.read_value(), Value::bulks(&["pmessage", "p*", "pq", "x"]));
+}
+
+#[test]
 fn a_shards_channel_follows_its_slot_to_a_node_that_the_table_calls_a_replica() {
     let mut cluster = ScriptedCluster::start(1);
     let replica = cluster.add_node(Some(0));

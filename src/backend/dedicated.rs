@@ -84,7 +84,10 @@ impl Node {
                     return Ok(self.given(Connection { link, protocol, database, purpose, since, _right }));
                 }
                 Err(down) if down.since.is_some() => return Err(down),
-                Err(down) => sleep(down.until.saturating_duration_since(Instant::now())).await,
+                Err(down) => {
+                    let _waiting = line.waits(&self.backend().metrics);
+                    sleep(down.until.saturating_duration_since(Instant::now())).await;
+                }
             }
         }
     }

@@ -52,6 +52,8 @@ pub struct DialGate {
     limits: GateLimits,
     nodes: Mutex<HashMap<NodeAddr, Counts>>,
     lines: Mutex<HashMap<NodeAddr, [Line; 2]>>,
+    /// When `dedicated_in_all` was last reached.
+    crowded: Mutex<Option<Instant>>,
 }
 
 /// How many connections a node may have from the process.
@@ -104,7 +106,8 @@ impl DialGate {
     /// A gate that lets only so many connections to each node exist at a time.
     #[must_use]
     pub fn new(limits: GateLimits) -> Arc<Self> {
-        Arc::new(Self { limits, nodes: Mutex::default(), lines: Mutex::default() })
+        let (nodes, lines, crowded) = Default::default();
+        Arc::new(Self { limits, nodes, lines, crowded })
     }
 
     /// Where sessions wait for connections of their own to a node.
@@ -113,19 +116,27 @@ impl DialGate {
         if lines.len() > REMEMBERED {
             lines.retain(|_, [one, other]| Arc::strong_count(&one.0) + Arc::strong_count(&other.0) > 2);
         }
-        let watching = (self.limits.dedicated / 8).max(1);
+        let GateLimits { most, shared, dedicated, .. } = self.limits;
+        // No more places than the gate has room for: who has a place is not counted as waiting.
+        let own = most.saturating_sub(shared);
+        let dedicated = dedicated.min(own);
+        let (watching, blocking) = (dedicated / 8, (dedicated - dedicated / 8).min(own - own / 8));
         let line = |places: usize| {
             let turn = Arc::new(Semaphore::new(1));
             Line(Arc::new(Semaphore::new(places)), Arc::default(), turn)
         };
-        let both = lines
-            .entry(addr.clone())
-            .or_insert_with(|| [line(self.limits.dedicated.saturating_sub(watching).max(1)), line(watching)]);
+        let both =
+            lines.entry(addr.clone()).or_insert_with(|| [line(blocking.max(1)), line(watching.max(1))]);
         both[purpose as usize].clone()
     }
 
-    /// Whether any session waits for a connection of its own.
+    /// Whether any session waits for a connection of its own to this node, or to any if there are too many in all.
     pub(super) fn waiting(&self, addr: &NodeAddr, purpose: Use) -> bool {
+        let crowded = *self.crowded.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who is refused asks again.
+        if crowded.is_some_and(|since| since.elapsed() < 2 * FULL) {
+            return true;
+        }
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.get(addr).is_some_and(|lines| lines[purpose as usize].1.load(Relaxed) > 0)
     }
@@ -157,6 +168,7 @@ impl DialGate {
         if is_dedicated
             && nodes.values().map(Counts::dedicated).sum::<usize>() >= room(self.limits.dedicated_in_all)
         {
+            *self.crowded.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             return Err(Refused { until: now + FULL, full: false });
         }
         let counts = nodes.entry(addr.clone()).or_default();
@@ -228,8 +240,16 @@ impl Line {
         if let Ok(place) = self.0.clone().try_acquire_owned() {
             return Some(place);
         }
-        let _waiting = Waiting::begin(&self.1, metrics);
+        metrics.reached[Reached::DedicatedPerNode.index()].add(1);
+        let _waiting = self.waits(metrics);
         self.0.clone().acquire_owned().await.ok()
+    }
+
+    /// Somebody waits for a connection as long as this is there.
+    pub(super) fn waits<'a>(&'a self, metrics: &'a WorkerMetrics) -> Waiting<'a> {
+        self.1.fetch_add(1, Relaxed);
+        metrics.waiting.add(1);
+        Waiting(&self.1, metrics)
     }
 
     /// Waits for the turn to dial, so that those who wait for that do not all try at the same moment.
@@ -239,16 +259,7 @@ impl Line {
 }
 
 /// One session in a line.
-struct Waiting<'a>(&'a AtomicUsize, &'a WorkerMetrics);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize, metrics: &'a WorkerMetrics) -> Self {
-        count.fetch_add(1, Relaxed);
-        metrics.reached[Reached::DedicatedPerNode.index()].add(1);
-        metrics.waiting.add(1);
-        Waiting(count, metrics)
-    }
-}
+pub(super) struct Waiting<'a>(&'a AtomicUsize, &'a WorkerMetrics);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -326,6 +337,16 @@ mod tests {
             take(Purpose::Dedicated).unwrap();
         }
         assert!(take(Purpose::Dedicated).is_err() && take(Purpose::Watching).is_ok());
+    }
+
+    #[test]
+    fn who_is_refused_since_there_are_too_many_in_all_waits_for_those_of_any_node() {
+        let gate = DialGate::new(GateLimits { most: 9, shared: 1, dedicated: 8, dedicated_in_all: 1 });
+        let (addr, other, now) = (NodeAddr::new("a", 1), NodeAddr::new("b", 1), Instant::now());
+        let _taken = gate.take(&addr, Purpose::Watching, now).unwrap();
+        assert!(!gate.waiting(&addr, Use::Blocking));
+        assert!(gate.take(&other, Purpose::Watching, now).is_err());
+        assert!(gate.waiting(&addr, Use::Blocking));
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::error::ClientError;
 use crate::protocol::{Args, ReplyFramer, RequestFramer, RequestLimits, write};
 use crate::route::plan::{self, PlanError};
 
+/// Who wants to wait for longer waits for ever, as far as the proxy's clock is concerned.
+const EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 impl Planner<'_> {
     /// Lets a task wait for what the request asks for.
     pub(super) fn blocking(&mut self, spec: &'static Spec, args: &Args<'_>, request: Source<'_>) {
@@ -54,8 +57,8 @@ impl Wait {
         let patience = spec.patience(args);
         let timeout = patience.as_ref().and_then(|patience| patience.timeout(args));
         // One that no clock reaches is for the node to refuse.
-        let until = timeout.filter(|timeout| !timeout.is_zero());
-        let until = until.and_then(|timeout| Instant::now().checked_add(timeout));
+        let until = timeout.filter(|timeout| !timeout.is_zero() && *timeout < EVER);
+        let until = until.map(|timeout| Instant::now() + timeout);
         let ends = spec.read_from_end(args).map(|(stream, id)| (stream, id, None)).collect();
         Wait { request, patience, until, ends, sent: false }
     }

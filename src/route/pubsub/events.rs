@@ -16,6 +16,12 @@ use crate::topology::Cause;
 /// Who has the slot of a channel that a node has ended is learnt by then.
 const LEARNT: Duration = Duration::from_secs(1);
 
+/// What a node says while a script keeps it from everything else.
+const BUSY: &[u8] = b"-BUSY ";
+
+/// A node that refuses this connection while it has others is asked again after this time.
+const REFUSED: Duration = Duration::from_millis(500);
+
 impl Hub {
     /// Takes note of what happened on a connection.
     pub(super) fn happened(&self, state: &mut State, event: Event, routes: &mut Routes, now: Instant) {
@@ -59,7 +65,13 @@ impl Hub {
                 let ended = state.lines.get(&node).is_some_and(|there| there.id == line);
                 let used = if ended { state.lines.remove(&node).map_or(0, |line| line.uses) } else { 0 };
                 if !opened {
-                    state.agenda.retry(Lack::Connection(node), Some(now));
+                    // Of a node that takes no connection at all its links know when it may be tried again.
+                    let refused = routes.node(&node).is_some_and(|node| node.down_since().is_none());
+                    let lack = Lack::Connection(node.clone());
+                    state.agenda.retry(lack.clone(), Some(if refused { now + REFUSED } else { now }));
+                    if refused && state.unreachable.insert(node) {
+                        state.agenda.release(&lack);
+                    }
                 } else if used > 0 || !ended {
                     state.agenda.look_at_all();
                     routes.refresh(Cause::Connection, None);
@@ -97,12 +109,17 @@ impl Hub {
         };
         entry.sources.remove(at);
         let tables = routes.version();
-        match Signal::parse(&error, &node) {
+        // A script ends: who was subscribed before is not to lose it for that.
+        let passes = error.starts_with(BUSY) && !entry.subscribers.is_empty();
+        let signal = Signal::parse(&error, &node);
+        let stays = passes || signal.is_some();
+        match signal {
             Some(Signal::Moved { slot, to }) => _ = routes.moved(slot, &to, &node),
             Some(_) => routes.refresh(Cause::Uncovered, Some(&node)),
+            None if passes => {}
             None => self.refuse(entry, &error),
         }
-        if Signal::parse(&error, &node).is_some() {
+        if stays {
             entry.trouble = Some(error);
         }
         if entry.trouble.is_some() && tables == routes.version() {

@@ -79,8 +79,8 @@ impl Hub {
             return false;
         }
         state.last += 1;
-        let (hub, line, opened) = (self.clone(), state.last, Cell::new(false));
-        let wire = Rc::new(Wire { hub, node: node.clone(), line, opened });
+        let (hub, line, opened, left) = (self.clone(), state.last, Cell::new(false), Cell::new(0));
+        let wire = Rc::new(Wire { hub, node: node.clone(), line, opened, left });
         let down = match routes.node(node).map(|node| node.listen(wire.clone())) {
             Some(Ok(link)) => {
                 state.lines.insert(node.clone(), Line { id: line, link, wire, uses: 0 });

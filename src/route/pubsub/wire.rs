@@ -43,6 +43,8 @@ pub(super) struct Wire {
     pub(super) line: u64,
     /// Whether the node has answered anything on it.
     pub(super) opened: Cell<bool>,
+    /// The command last answered that is a SUNSUBSCRIBE, which a PING follows.
+    pub(super) left: Cell<u64>,
 }
 
 impl Wire {
@@ -60,11 +62,20 @@ impl Wire {
         })
     }
 
-    /// Whether this is the answer to SUNSUBSCRIBE, which a PING follows.
+    /// Whether this error is the answer to SUNSUBSCRIBE, which a PING follows. That may get an error, too: a node that
+    /// is busy with a script gives both the same.
     fn is_shard_left(&self, frame: &[u8], asked: Option<Ticket>) -> bool {
-        let is_its = ELSEWHERE.iter().any(|error| frame.starts_with(error))
-            || frame.first() == Some(&b'-') && frame.windows(ITS_NAME.len()).any(|name| name == ITS_NAME);
-        is_its && self.asked(asked, Op::leaves_shard)
+        let is_its = || {
+            ELSEWHERE.iter().any(|error| frame.starts_with(error))
+                || frame.windows(ITS_NAME.len()).any(|name| name == ITS_NAME)
+        };
+        let leaves = frame.first() == Some(&b'-') && self.asked(asked, Op::leaves_shard);
+        leaves && (self.is_left(asked) || is_its())
+    }
+
+    /// Notes that a SUNSUBSCRIBE was answered; false if it had been before.
+    fn is_left(&self, asked: Option<Ticket>) -> bool {
+        asked.is_some_and(|ticket| self.left.replace(ticket.seq) != ticket.seq)
     }
 
     fn asked(&self, asked: Option<Ticket>, is_so: impl FnOnce(&Op) -> bool) -> bool {
@@ -87,6 +98,9 @@ impl Listener for Wire {
             return true;
         }
         if (push.said, push.kind) == (Said::Unsubscribed, Topics::Shards) {
+            if self.asked(asked, |op| op.leaves_shard() && op.name == push.topic) {
+                self.is_left(asked);
+            }
             self.note(Event::Dropped { line: self.line, name: Bytes::copy_from_slice(push.topic) });
         }
         false
