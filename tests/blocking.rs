@@ -208,7 +208,7 @@ fn a_client_that_leaves_is_noticed_at_once() {
         eventually(SOON, || waiting(&cluster, owner) == 0);
         took += begun.elapsed();
     }
-    assert!(took < 30 * Duration::from_millis(200), "{took:?}");
+    assert!(took < 30 * Duration::from_millis(350), "{took:?}");
 }
 
 #[test]
@@ -297,12 +297,14 @@ fn who_waits_survives_a_failover_and_a_timeout_counts_on() {
     let begun = Instant::now();
     brief.send(&["BLPOP", &key(SLOT, "never"), "4"]);
     eventually(SOON, || waiting(&cluster, owner) == 2);
+    let brief = thread::spawn(move || (brief.read_value(), begun.elapsed().as_secs_f64()));
     cluster.failover(replica);
     eventually(SOON, || waiting(&cluster, replica) >= 1);
     assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "1"]), Value::Int(1));
     assert_eq!(client.read_value(), list(&[&name, "1"]));
-    assert_eq!(brief.read_value(), Value::NullArray);
-    assert!((3.9..20.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    let (reply, after) = brief.join().unwrap();
+    assert_eq!(reply, Value::NullArray);
+    assert!((3.9..20.0).contains(&after), "{after} s");
     assert_eq!(proxy.metric("slotmux_errors_total"), 0.0);
 }
 
@@ -467,8 +469,8 @@ fn connections_that_lie_ready_end_with_the_role_of_their_node() {
     cluster.await_copy(replica);
     cluster.failover(replica);
     assert_eq!(client.cmd(&["SET", "q", "v"]), Value::ok());
-    // Long before the minute is over for which an unused connection stays.
-    eventually(SOON, || ready(&cluster, owner) == 0);
+    // Long before the minute is over for which an unused connection stays; the table may be looked at anew after 30 s.
+    eventually(2 * SOON, || ready(&cluster, owner) == 0);
 }
 
 #[test]
@@ -513,7 +515,8 @@ fn an_unblock_that_comes_late_meets_nobody_else() {
     const CALLS: usize = 60;
     let (cluster, proxy) = start(&["--workers", "1"]);
     let (name, next) = (key(SLOT, "l"), key(SLOT, "next"));
-    let mut node = cluster.client(cluster.owner_of(SLOT));
+    let owner = cluster.owner_of(SLOT);
+    let mut node = cluster.client(owner);
     let (mut busy, mut admin, mut asks) = (proxy.connect(), proxy.connect(), proxy.connect());
     let (mut waits, mut second) = (proxy.connect(), proxy.connect());
     for client in [&mut busy, &mut waits, &mut second] {
@@ -521,15 +524,17 @@ fn an_unblock_that_comes_late_meets_nobody_else() {
     }
     let id = waits.cmd(&["CLIENT", "ID"]).int().to_string();
     waits.send(&["BLPOP", &name, "0"]);
-    eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+    eventually(SOON, || waiting(&cluster, owner) == 1);
     // The shared connection has a queue, of which the node reads a little at a time.
     let (long, filler) = ("for i = 1, 300000 do end return 1", "x".repeat(9000));
     let call = encode(&["EVAL", long, "1", &next, &filler]);
+    cluster.stop(owner);
     busy.send_raw(call.repeat(CALLS));
     eventually(SOON, || proxy.metric("slotmux_in_flight_requests") >= 20.0);
     admin.send(&["CLIENT", "UNBLOCK", &id]);
     // Answered behind that one by the same worker.
     assert_eq!(asks.cmd(&["CLIENT", "UNBLOCK", "1000000"]), Value::Int(0));
+    cluster.cont(owner);
     assert_eq!(node.cmd(&["LPUSH", &name, "1"]), Value::Int(1));
     let got = waits.read_value();
     second.send(&["BLPOP", &next, "0"]);
@@ -544,6 +549,7 @@ fn an_unblock_that_comes_late_meets_nobody_else() {
 #[test]
 fn a_thousand_clients_wait_on_as_many_connections_as_are_declared() {
     const CLIENTS: usize = 1000;
+    slotmux::server::raise_open_files();
     let (cluster, proxy) = start(&[]);
     let (name, owner) = (key(SLOT, "l"), cluster.owner_of(SLOT));
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| proxy.connect()).collect();

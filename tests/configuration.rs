@@ -103,7 +103,7 @@ fn a_cluster_that_is_down_concerns_its_own_clients_alone() {
     );
     let proxy = Proxy::with(&["--config", &written(folder.path(), &yaml)], 2).start();
     let [first, second] = proxy.addrs() else { panic!("{:?}", proxy.addrs()) };
-    assert_eq!(Client::connect(first).cmd(&["SET", "k", "v"]), Value::ok());
+    eventually(SOON, || Client::connect(first).cmd(&["SET", "k", "v"]) == Value::ok());
     let down = Client::connect(second).cmd(&["GET", "k"]).text();
     assert!(down.starts_with("CLUSTERDOWN "), "{down}");
     assert_eq!(Client::connect(first).cmd(&["GET", "k"]), Value::bulk("v"));

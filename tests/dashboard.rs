@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_yaml::Value as Yaml;
 use slotmux::error::ErrorKind;
 use slotmux::metrics::{DECLARED, Reached, ServerError};
-use support::{Proxy, SOON, TestCluster, eventually, tag_of};
+use support::{Proxy, SOON, TestCluster, eventually, nobody, tag_of};
 use tempfile::TempDir;
 
 /// What stands for an interval of Grafana's in a query.
@@ -40,8 +40,7 @@ impl Prometheus {
         let config = config.replace("slotmux:9400", proxy.admin_addr()).replace(": 15s", ": 1s");
         fs::write(folder.path().join("prometheus.yml"), config).unwrap();
         fs::write(folder.path().join("rules.yml"), read("prometheus/rules.yml")).unwrap();
-        // Nobody else binds a port of this address of the machine's own.
-        let addr = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap().to_string();
+        let addr = nobody();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut prometheus = Command::new("prometheus");
         prometheus.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=warn"]);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use support::{
     Action, Client, Gate, Proxy, ProxyBuilder, SOON, ScriptedCluster, TestCluster, Value, eventually, key,
+    sum,
 };
 
 /// As many connections come and go, or what `CHURN` says: a hundred thousand take some minutes.
@@ -77,7 +78,7 @@ fn when_descriptors_run_out_those_inside_are_served_and_accepting_goes_on_later(
     for _ in 0..50 {
         assert_serves(&mut inside);
     }
-    assert!(proxy.log().contains("cannot accept"), "{}", proxy.log());
+    eventually(SOON, || proxy.log().contains("cannot accept"));
     limit_descriptors(&proxy, 1024);
     for client in &mut waiting {
         assert_eq!(client.read_value(), Value::Simple("PONG".into()));
@@ -189,7 +190,7 @@ fn a_jumping_clock_is_not_noticed() {
 fn thousands_of_half_requests_keep_nobody_from_being_served() {
     slotmux::server::raise_open_files();
     let cluster = TestCluster::primaries(3);
-    let proxy = proxy(&cluster).args(&["--max-clients", "6000", "--client-timeout", "4s"]).start();
+    let proxy = proxy(&cluster).args(&["--max-clients", "6000", "--client-timeout", "15s"]).start();
     let mut client = proxy.connect();
     assert_serves(&mut client);
     let (before, open) = (resident(&proxy), descriptors(&proxy));
@@ -207,7 +208,7 @@ fn thousands_of_half_requests_keep_nobody_from_being_served() {
     assert_eq!(proxy.metric("slotmux_clients"), SLOW as f64 + 1.0);
     let each = (resident(&proxy) - before) / SLOW as f64;
     assert!(each < 16.0 * 1024.0, "{each} bytes for each");
-    eventually(SOON, || {
+    eventually(3 * SOON, || {
         assert_serves(&mut client);
         proxy.metric("slotmux_clients") == 1.0
     });
@@ -295,9 +296,10 @@ fn clients_that_begin_to_wait_and_leave_keep_nobody_from_watching() {
     took.sort();
     assert!(took[took.len() / 2] < Duration::from_secs(2), "{took:?}");
     // On a machine that does much besides a handshake may take longer than connect_timeout.
-    let late = proxy.metric(r#"slotmux_node_dial_failures_total{kind="timeout"}"#);
+    let page = proxy.metrics();
+    let late = sum(&page, r#"slotmux_node_dial_failures_total{kind="timeout"}"#);
     let failed = ["slotmux_errors_total", "slotmux_node_dial_failures_total"];
-    assert_eq!(failed.map(|name| proxy.metric(name)), [0.0, late]);
+    assert_eq!(failed.map(|name| sum(&page, name)), [0.0, late]);
     eventually(SOON, || proxy.metric("slotmux_clients") == 1.0);
 }
 
@@ -348,11 +350,13 @@ fn a_dial_for_who_has_gone_serves_who_comes_and_nothing_is_sent_for_the_former()
 #[test]
 fn a_node_without_time_for_one_more_connection_is_not_down() {
     let (cluster, proxy, mut client) = reluctant(&["--connect-timeout", "100ms"], || Action::Silent);
-    let mut waiting = proxy.connect();
+    let (mut waiting, before) = (proxy.connect(), proxy.log().len());
+    let failures = || proxy.metric("slotmux_node_dial_failures_total");
+    let failed = failures();
     waiting.send(&["BLPOP", "l", "0"]);
-    eventually(SOON, || proxy.metric("slotmux_node_dial_failures_total") > 2.0);
+    eventually(SOON, || failures() > failed + 2.0);
     assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
-    assert!(!proxy.log().contains("can't be connected to"), "{}", proxy.log());
+    assert!(!proxy.log()[before..].contains("can't be connected to"), "{}", proxy.log());
     cluster.node(0).control(|_, _| Action::Default);
     assert_eq!(waiting.read_value(), Value::bulks(&["l", "x"]));
 }

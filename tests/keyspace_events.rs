@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::thread;
 use std::time::Duration;
 
 use support::{Client, ClusterOptions, Proxy, SOON, TestCluster, Value, eventually, key};
@@ -99,16 +100,19 @@ fn none_is_lost_or_doubled_in_a_planned_failover() {
     let primary = cluster.owner_of(SLOTS[0]);
     let replica = (primary + 3) % 6;
     let mut node = cluster.client(replica);
-    cluster.ask(replica, &["CLUSTER", "FAILOVER"]);
     let mut written = 0;
     // Until the new primary is subscribed, and the old one is not any more.
     let mut old = cluster.client(primary);
-    eventually(SOON, || {
-        for slot in SLOTS {
-            assert_eq!(writer.cmd(&["SET", &key(slot, &written.to_string()), "v"]), Value::ok());
-        }
-        written += 1;
-        node.cmd(&["PUBSUB", "NUMPAT"]) == Value::Int(1) && old.cmd(&["PUBSUB", "NUMPAT"]) == Value::Int(0)
+    thread::scope(|scope| {
+        scope.spawn(|| cluster.failover(replica));
+        eventually(2 * SOON, || {
+            for slot in SLOTS {
+                assert_eq!(writer.cmd(&["SET", &key(slot, &written.to_string()), "v"]), Value::ok());
+            }
+            written += 1;
+            let patterns = [&mut node, &mut old].map(|node| node.cmd(&["PUBSUB", "NUMPAT"]));
+            patterns == [Value::Int(1), Value::Int(0)]
+        });
     });
     for slot in SLOTS {
         assert_eq!(writer.cmd(&["SET", &key(slot, &written.to_string()), "v"]), Value::ok());

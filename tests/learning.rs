@@ -9,7 +9,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Action, Client, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key};
+use support::{
+    Action, Client, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key, nobody,
+};
 
 /// One element of COMMAND's reply.
 #[derive(Clone, Default)]
@@ -554,7 +556,7 @@ fn who_comes_before_the_commands_are_known_waits_for_them() {
 
 #[test]
 fn who_waits_for_commands_that_nobody_tells_is_told_so_at_the_deadline() {
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let dead = nobody();
     let proxy = Proxy::for_seeds(&[dead]).args(&["--workers", "1", "--command-deadline", "1s"]).start();
     let mut client = proxy.connect();
     let begun = Instant::now();

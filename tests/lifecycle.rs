@@ -10,7 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use support::{Client, Proxy, SOON, TestCluster, Value, eventually, tag_of};
+use support::{Client, Proxy, SOON, TestCluster, Value, eventually, nobody, tag_of};
 
 /// A script that keeps a node busy for about this many milliseconds.
 fn slow(millis: u32, slot: u16) -> Vec<String> {
@@ -40,8 +40,9 @@ fn replies_in_flight_are_delivered_before_it_stops() {
         let mut clients: Vec<Client> = (0..4).map(|_| proxy.connect()).collect();
         let mut idle = proxy.connect();
         assert_eq!(idle.cmd(&["SET", "k", "v"]), Value::ok());
-        for client in &mut clients {
-            client.send(&slow(300, 0));
+        // The first keeps the node from the others.
+        for (i, client) in clients.iter_mut().enumerate() {
+            client.send(&slow(if i == 0 { 1_500 } else { 100 }, 0));
             client.send(&["GET", "k"]);
         }
         eventually(SOON, || busy(&proxy, 8.0));
@@ -134,7 +135,7 @@ fn it_may_start_before_the_cluster_does() {
 #[test]
 fn one_seed_that_answers_is_enough() {
     let cluster = TestCluster::primaries(3);
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let dead = nobody();
     // Accepts and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = silent.local_addr().unwrap().to_string();

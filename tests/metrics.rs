@@ -96,8 +96,9 @@ fn requests_and_errors_are_counted_by_command() {
 fn an_error_is_the_proxys_or_a_nodes_also_where_a_task_carries_the_command_out() {
     let cluster = TestCluster::primaries(3);
     let proxy = Proxy::for_seeds(&cluster.seeds())
-        .args(&["--workers", "1", "--admin-commands", "--command-deadline", "500ms"])
+        .args(&["--workers", "1", "--admin-commands", "--command-deadline", "2s"])
         .start();
+    eventually(SOON, || proxy.get("/readyz").0 == 200);
     let mut client = proxy.connect();
     let low = key(LOW, "k");
     assert_eq!(client.cmd(&["SET", &low, "v"]), Value::ok());
@@ -225,7 +226,7 @@ fn what_is_held_counts_as_redirected_for_as_long_as_it_is() {
     clients.iter_mut().for_each(|client| client.send(&["SET", &key(LOW, "a"), "1"]));
     eventually(SOON, || proxy.metric("slotmux_held_requests") == 2.0);
     let held = Instant::now();
-    eventually(SOON, || held.elapsed() > Duration::from_millis(300));
+    eventually(SOON, || held.elapsed() > Duration::from_secs(2));
     eventually(SOON, || proxy.metric("slotmux_held_bytes") > 60.0);
     gate.open();
     clients.iter_mut().for_each(|client| assert_eq!(client.read_value(), Value::ok()));

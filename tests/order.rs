@@ -11,6 +11,7 @@ mod support;
 #[path = "order/model.rs"]
 mod model;
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use model::{Fate, Plan, World};
@@ -56,14 +57,17 @@ fn hold(cases: u32, losses: bool, strict: bool, args: &[&str]) {
     let config = Config { cases, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let timeouts = args.contains(&"--command-timeout");
+    let executed = Cell::new(0);
     let result = runner.run(&plan(losses, timeouts), |plan| {
         let world = World::start(&plan, args);
         world.play(Duration::from_secs(30)).map_err(TestCaseError::fail)?;
+        executed.set(executed.get() + world.executed());
         world.judge(strict).map_err(TestCaseError::fail)
     });
     if let Err(error) = result {
         panic!("{error}");
     }
+    assert!(executed.get() > cases as usize, "hardly anything was executed: {}", executed.get());
 }
 
 #[test]

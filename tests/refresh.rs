@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use slotmux::backend::{DialGate, GateLimits};
 use slotmux::metrics::{Cause, Metrics, Shape};
 use slotmux::net::{AddressMap, NodeAddr};
 use slotmux::topology::{Options, Refresh, Shared};
-use support::{Action, Proxy, SOON, ScriptedCluster, Value, eventually, tag_of};
+use support::{Action, Proxy, SOON, ScriptedCluster, Value, eventually, nobody, tag_of};
 
 const LOW: u16 = 100;
 
@@ -90,7 +89,7 @@ fn a_storm_of_redirects_and_failing_queries_asks_no_node_more_than_five_times_a_
         }
     });
     // The same nodes by other names, one that is dead, and one that is somebody else.
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let dead = nobody();
     let other = ScriptedCluster::start(1);
     let mut names: Vec<String> =
         cluster.seeds().iter().map(|seed| seed.replace("127.0.0.1", "localhost")).collect();
@@ -312,11 +311,8 @@ fn a_refresh_is_one_query_and_further_names_are_asked_of_one_node_when_there_are
 fn members_are_asked_again_after_nobody_answered_whatever_became_of_the_seeds() {
     let cluster = ScriptedCluster::start(3);
     // Addresses that no node has any more; they are more than are asked at once.
-    let listeners: Vec<_> = (0..8).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
-    let mut seeds: Vec<String> =
-        listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+    let mut seeds: Vec<String> = (0..8).map(|_| nobody()).collect();
     seeds.push(cluster.node(2).addr());
-    drop(listeners);
     let proxy = Proxy::for_seeds(&seeds).args(&["--workers", "1"]).start();
     let mut client = proxy.connect();
     assert_eq!(client.cmd(&["SET", &key(LOW, "a"), "1"]), Value::ok());

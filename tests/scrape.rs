@@ -6,11 +6,11 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use support::{Proxy, SOON, TestCluster, Value, eventually};
+use support::{Proxy, SOON, TestCluster, Value, eventually, nobody};
 
 /// Requests of several kinds, so that most metrics have rows.
 fn use_it(proxy: &Proxy) {
@@ -52,7 +52,7 @@ impl Prometheus {
              - targets: [\"{target}\"]\n"
         );
         std::fs::write(folder.join("prometheus.yml"), config).unwrap();
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let addr = nobody();
         let flag = |name: &str, value: &str| format!("--{name}={value}");
         let at = |name: &str| folder.join(name).display().to_string();
         let child = Command::new("prometheus")

@@ -180,12 +180,13 @@ fn commands_of_several_keys_are_asked_key_by_key_in_a_half_moved_slot() {
 #[test]
 fn what_must_be_whole_waits_for_the_slot_and_is_not_torn() {
     let cluster = ScriptedCluster::start(2);
-    let proxy = cluster.proxy(&["--command-deadline", "400ms"]);
+    let proxy = cluster.proxy(&["--command-deadline", "2s"]);
     half_moved(&cluster);
     let mset = ["MSET", &key(LOW, "1s"), "1", &key(LOW, "2t"), "1"];
     let mut client = proxy.connect();
     assert_eq!(client.cmd(&mset), Value::error(TRYAGAIN));
     assert_eq!(cluster.stored(&key(LOW, "1s")), None);
+    cluster.clear_log();
     client.send(&mset);
     eventually(SOON, || cluster.commands().len() > 3);
     cluster.edit(|topology| topology.assign(LOW..=LOW, 1));
@@ -203,7 +204,8 @@ fn a_command_is_not_repeated_after_a_later_one_on_its_key_was_executed() {
     let mset = vec!["MSET", &a, "1", &b, "1"];
     let commands = [mset.clone(), vec!["SET", &a, "2"], vec!["GET", &a]];
     let replies = client.pipeline(&commands);
-    assert_eq!(replies, [Value::error(TRYAGAIN), Value::ok(), Value::bulk("2")]);
+    assert!(replies[0].text().starts_with("TRYAGAIN this command was not executed"), "{replies:?}");
+    assert_eq!(replies[1..], [Value::ok(), Value::bulk("2")]);
     assert_eq!(cluster.count(&mset.join(" ")), 1);
     // Now the slot is known to be open: what follows waits, and nothing has to be refused.
     client.send(&mset);

@@ -120,13 +120,13 @@ impl DialGate {
         // No more places than the gate has room for: who has a place is not counted as waiting.
         let own = most.saturating_sub(shared);
         let dedicated = dedicated.min(own);
-        let (watching, blocking) = (dedicated / 8, (dedicated - dedicated / 8).min(own - own / 8));
+        let watching = (dedicated / 8).max(1);
+        let blocking = dedicated.saturating_sub(watching).min(own - own / 8).max(1);
         let line = |places: usize| {
             let turn = Arc::new(Semaphore::new(1));
             Line(Arc::new(Semaphore::new(places)), Arc::default(), turn)
         };
-        let both =
-            lines.entry(addr.clone()).or_insert_with(|| [line(blocking.max(1)), line(watching.max(1))]);
+        let both = lines.entry(addr.clone()).or_insert_with(|| [line(blocking), line(watching)]);
         both[purpose as usize].clone()
     }
 

@@ -1,6 +1,7 @@
 //! One server process: its ports, its folder, its life.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     net::{Ipv4Addr, TcpListener},
@@ -241,8 +242,11 @@ fn launch(
     Ok(child)
 }
 
-/// A port that is free just now, together with its bus port.
+/// A port that is free just now, together with its bus port. It is given once: a node that is down comes back to its own.
 fn free_port() -> Option<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    (0..PORT_ATTEMPTS * 4).map(|_| fastrand::u16(PORTS)).find(|&port| free(port) && free(port + BUS_OFFSET))
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ports = (0..PORT_ATTEMPTS * 4).map(|_| fastrand::u16(PORTS));
+    ports.find(|&port| free(port) && free(port + BUS_OFFSET) && given.insert(port))
 }

@@ -262,15 +262,16 @@ impl Session {
         link.push_block(self.clone(), held.ticket, request, earlier);
     }
 
-    /// Answers a held command with the cluster's last error, word for word, or with the proxy's own.
+    /// Answers a held command with the cluster's last error, word for word, or with the proxy's own. What may not be
+    /// repeated for the sake of order gets that: who follows a MOVED would overtake just as well.
     fn fail(&self, state: &mut State, held: Held, failure: Failure) {
         let backend = &self.worker.backend;
-        let error = match failure {
-            Failure::Cluster(error) => error,
-            Failure::Forbidden => ClientError::OrderConflict,
+        let (error, told) = match failure {
+            Failure::Cluster(error) => (error, held.history.error),
+            Failure::Forbidden => (ClientError::OrderConflict, None),
         };
         backend.metrics.error(state.command(held.ticket), error.kind());
-        let reply = held.history.error.unwrap_or_else(|| error.reply().into());
+        let reply = told.unwrap_or_else(|| error.reply().into());
         state.complete(held.ticket, Reply::Large(reply), backend.clock.now(), &backend.metrics);
     }
 

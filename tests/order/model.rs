@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Action, Conn, Proxy, ScriptedCluster, Value, slot_of, tag_of};
+use crate::support::{Action, Conn, Proxy, SOON, ScriptedCluster, Value, eventually, slot_of, tag_of};
 
 /// The slots in play; node 0 owns the first two at the start.
 const SLOTS: [u16; 3] = [100, 101, 16_000];
@@ -126,12 +126,18 @@ impl World {
         let fates = plan.fates.iter().copied().collect();
         let late = if plan.timeouts { LATE } else { Duration::from_millis(5) };
         let state = Arc::new(Mutex::new(Cluster { fates, late, owner, ..Cluster::default() }));
+        let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).args(args).start();
+        // What is asked before there are a table and links may time out for that alone.
+        let mut client = proxy.connect();
+        for slot in SLOTS {
+            eventually(SOON, || client.cmd(&["GET", &format!("{{{}}}", tag_of(slot))]) == Value::NullBulk);
+        }
+        cluster.clear_log();
         let (shared, weak) = (state.clone(), Arc::downgrade(&cluster));
         cluster.script(move |conn, args| {
             let args: Vec<String> = args.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect();
             lock(&shared).arrive(conn, &args, &weak)
         });
-        let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).args(args).start();
         World { plan: plan.clone(), proxy, cluster, state, sent: Mutex::default() }
     }
 
@@ -169,6 +175,11 @@ impl World {
         }
         // There was one reply for each.
         assert_eq!(connection.cmd(&["PING"]), Value::Simple("PONG".to_owned()));
+    }
+
+    /// How many writes were executed.
+    pub(crate) fn executed(&self) -> usize {
+        lock(&self.state).log.len()
     }
 
     /// Compares what the clients were told with what was executed.

@@ -20,6 +20,7 @@ mod value;
 
 use std::{
     collections::BTreeMap,
+    net::TcpListener,
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -44,6 +45,12 @@ pub use value::Value;
 
 /// The limit for what happens within a second or two on an idle machine.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// An address at which nobody listens: nobody else binds a port of this address of the machine's own.
+pub fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.3:0").expect("a free port");
+    listener.local_addr().expect("it is bound").to_string()
+}
 
 /// Waits until the condition holds, and panics if it does not within `limit`.
 #[track_caller]
