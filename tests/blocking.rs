@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Client, Proxy, SOON, TestCluster, Value, encode, eventually, key};
+use support::{Action, Client, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually, key};
 
 const SLOT: u16 = 100;
 const OTHER: u16 = 16_000;
@@ -388,6 +388,25 @@ fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
     popped.sort();
     assert_eq!(popped, ["0", "1", "2", "3", "4", "5"]);
     assert!(proxy.metric("slotmux_bound_reached_total{bound=\"dedicated_per_node\"}") >= 4.0);
+}
+
+#[test]
+fn a_connection_that_the_node_is_about_to_close_is_not_used_again() {
+    let cluster = ScriptedCluster::start(1);
+    let mut times = 0..;
+    cluster.script(move |_, args| match &args[0][..] {
+        b"BLPOP" if times.next() == Some(0) => Action::error(
+            "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+        ),
+        b"BLPOP" => Action::reply("*2\r\n$1\r\nl\r\n$1\r\nx\r\n"),
+        _ => Action::Default,
+    });
+    let proxy = cluster.proxy(&[]);
+    assert_eq!(proxy.connect().cmd(&["BLPOP", "l", "0"]), list(&["l", "x"]));
+    let commands = cluster.commands();
+    let conns: Vec<u64> =
+        commands.iter().filter(|c| c.text() == "BLPOP l 0").map(|command| command.conn).collect();
+    assert!(conns.len() == 2 && conns[0] != conns[1], "{conns:?}");
 }
 
 #[test]

@@ -131,7 +131,8 @@ impl Node {
             link.give_back(NOT_WANTED);
         }
         let on_way = link.queue.borrow().entries.iter().any(|entry| entry.receiver.is_some());
-        let is_clean = link.takes_commands() && !on_way && link.unblocks.get() == 0;
+        let lives = link.takes_commands() && !link.is_given_up();
+        let is_clean = lives && !on_way && link.unblocks.get() == 0;
         if !is_clean || self.is_retired() || self.somebody_waits() {
             return link.end();
         }
@@ -199,6 +200,11 @@ impl Dedicated {
     /// The node that it leads to.
     pub fn node(&self) -> &Rc<Node> {
         &self.node
+    }
+
+    /// The node closes it behind its last reply: nobody is to have it any more.
+    pub fn end(self) {
+        self.link.end();
     }
 
     /// The protocol that is spoken on it, and the database that commands on it are about.

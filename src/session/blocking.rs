@@ -7,7 +7,7 @@ use tokio::select;
 
 use super::aborted::deciding;
 use super::blocked::{Blocked, Ending};
-use super::errand::{Errand, Hold, Verdict, within};
+use super::errand::{Errand, FORCED, Hold, Verdict, within};
 use super::planner::{Planner, Source};
 use crate::backend::{Dedicated, Link, Use};
 use crate::command::{KeyError, Patience, Spec};
@@ -201,7 +201,10 @@ impl Errand {
             Ok(answer) if is_nothing(&answer.reply) => blocked.ended().await,
             _ => None,
         };
-        drop(own);
+        match &result {
+            Ok(answer) if answer.reply.starts_with(FORCED) => own.end(),
+            _ => drop(own),
+        }
         match result {
             Err(loss) if loss.sent && !self.spec.is_readonly() => Err(self.in_doubt(&link)),
             Err(_) => self.lost(hold).await.map(|()| None).map_err(Some),

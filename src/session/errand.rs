@@ -24,6 +24,9 @@ use crate::topology::Cause;
 /// node.
 const WAITED: Duration = Duration::from_secs(1);
 
+/// What a node that stops being a primary says to those who wait there, before it closes the connection.
+pub(super) const FORCED: &[u8] = b"-UNBLOCKED force unblock";
+
 /// One command of a session, while a task carries it out.
 #[derive(Debug)]
 pub(super) struct Errand {
@@ -180,8 +183,8 @@ impl Errand {
             let deadline = Instant::now() + self.session.settings.limits.command_deadline;
             (hold.deadline, hold.tries) = (deadline, 0);
         }
-        let (next, wait) = if reply.starts_with(b"-UNBLOCKED force unblock") {
-            // The node is no primary any more, and closes the connection.
+        let (next, wait) = if reply.starts_with(FORCED) {
+            // The node is no primary any more.
             metrics.redirects[Redirect::ReadOnly as usize].add(1);
             self.session.worker.topology.ask(Cause::Uncovered, None);
             (Next::Owner, 0)
