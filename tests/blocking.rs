@@ -208,7 +208,7 @@ fn a_client_that_leaves_is_noticed_at_once() {
         eventually(SOON, || waiting(&cluster, owner) == 0);
         took += begun.elapsed();
     }
-    assert!(took < 30 * Duration::from_millis(350), "{took:?}");
+    assert!(took < 30 * Duration::from_millis(200), "{took:?}");
 }
 
 #[test]

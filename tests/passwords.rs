@@ -6,9 +6,8 @@
 mod support;
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use support::{Client, ClusterOptions, Mix, Proxy, SOON, TestCluster, Value, eventually, tag_of};
+use support::{Client, ClusterOptions, Mix, Proxy, SOON, TestCluster, Value, eventually, tag_of, take_over};
 
 const OLD: &str = "the old one";
 const NEW: &str = "the new one";
@@ -60,16 +59,8 @@ fn assert_new_links(proxy: &Proxy) {
 /// A planned failover, by the node's own word: the cluster's controls know the old password only.
 fn fail_over(cluster: &TestCluster, replica: usize, primary: usize, password: &str) {
     let role = |node| logged_in(cluster, node, password).cmd(&["ROLE"]);
-    let mut asked: Option<Instant> = None;
-    eventually(2 * SOON, || {
-        let done = role(replica).items()[0].text() == "master";
-        // A server gives it up by itself after five seconds, as it may on a busy machine.
-        if !done && asked.is_none_or(|at| at.elapsed() > Duration::from_secs(7)) {
-            logged_in(cluster, replica, password).cmd(&["CLUSTER", "FAILOVER"]);
-            asked = Some(Instant::now());
-        }
-        done
-    });
+    let ask = || logged_in(cluster, replica, password).cmd(&["CLUSTER", "FAILOVER"]).text();
+    take_over(ask, || role(replica).items()[0].text() == "master");
     // It logs in at the new primary with `masterauth`.
     eventually(SOON, || {
         let role = role(primary);

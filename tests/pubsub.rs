@@ -626,7 +626,7 @@ fn a_pattern_goes_to_another_node_if_its_own_takes_no_more_connections() {
     assert_eq!(node.cmd(&["CONFIG", "SET", "maxclients", "1"]), Value::ok());
     assert_eq!(
         subscriber.cmd(&["PSUBSCRIBE", "p*"]),
-        Value::Array(vec![Value::bulk("psubscribe"), Value::bulk("p*"), Value::Int(1),])
+        Value::Array(vec![Value::bulk("psubscribe"), Value::bulk("p*"), Value::Int(1)])
     );
     assert_eq!(client.cmd(&["SET", "p*", "w"]), Value::ok());
     assert_eq!(client.cmd(&["PUBLISH", "pq", "x"]), Value::Int(1));
@@ -967,8 +967,8 @@ fn channels_of_a_dead_shard_get_an_error_each() {
     assert_eq!(subscriber.cmd(&["ECHO", "x"]), Value::bulk("x"));
 }
 
-/// CPU seconds of the proxy, for each look at its metrics, while it tries in vain to subscribe to so many channels of a dead shard; after that they
-/// come back with the node.
+/// CPU seconds of the proxy, for each look at its metrics, while it tries in vain to subscribe to so many channels of a
+/// dead shard; after that they come back with the node.
 fn cpu_of_waiting(channels: usize) -> f64 {
     let cluster = TestCluster::primaries(3);
     let proxy = Proxy::for_seeds(&cluster.seeds())

@@ -92,20 +92,8 @@ impl TestCluster {
     /// A planned failover: the replica takes over, and the call returns when all running nodes know it.
     #[track_caller]
     pub fn failover(&self, replica: usize) {
-        let begun = Instant::now();
-        loop {
-            // Refused where it has taken over, and not all know it yet.
-            let _ = self.node(replica).call(&["CLUSTER", "FAILOVER"]);
-            let asked = Instant::now();
-            // A server gives it up by itself after five seconds, as it may on a busy machine.
-            while asked.elapsed() < Duration::from_secs(7) {
-                if self.is_primary_everywhere(replica) {
-                    return;
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-            assert!(begun.elapsed() < SOON, "node {replica} does not take over");
-        }
+        let ask = || self.node(replica).call(&["CLUSTER", "FAILOVER"]).expect("the replica answers").text();
+        take_over(ask, || self.is_primary_everywhere(replica));
     }
 
     /// Waits until a replica has what its primary has: only then may it take over.
@@ -172,5 +160,22 @@ impl Deref for TestCluster {
 
     fn deref(&self) -> &Cluster {
         &self.0
+    }
+}
+
+/// Lets a replica take over: `ask` does that, and returns its answer, until `done`.
+#[track_caller]
+pub fn take_over(ask: impl Fn() -> String, done: impl Fn() -> bool) {
+    assert_eq!(ask(), "OK");
+    let (begun, mut asked) = (Instant::now(), Instant::now());
+    while !done() {
+        assert!(begun.elapsed() < SOON, "it does not take over");
+        // A server gives it up by itself after five seconds, as it may on a busy machine. Where it has taken over, and
+        // not all know it yet, it refuses.
+        if asked.elapsed() > Duration::from_secs(7) {
+            ask();
+            asked = Instant::now();
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }

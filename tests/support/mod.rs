@@ -28,7 +28,7 @@ use std::{
 
 pub use bus::Bus;
 pub use client::{Client, encode};
-pub use cluster::TestCluster;
+pub use cluster::{TestCluster, take_over};
 pub use load::{Done, Mix};
 pub use packages::{
     node_modules, packages_of_node, python, python_of_old, script, valkey_server, virtual_environment,

@@ -67,10 +67,10 @@ impl Hub {
                 if !opened {
                     // Of a node that takes no connection at all its links know when it may be tried again.
                     let refused = routes.node(&node).is_some_and(|node| node.down_since().is_none());
-                    let lack = Lack::Connection(node.clone());
-                    state.agenda.retry(lack.clone(), Some(if refused { now + REFUSED } else { now }));
-                    if refused && state.unreachable.insert(node) {
-                        state.agenda.release(&lack);
+                    let next = if refused { now + REFUSED } else { now };
+                    state.agenda.retry(Lack::Connection(node.clone()), Some(next));
+                    if refused {
+                        state.avoid(&node);
                     }
                 } else if used > 0 || !ended {
                     state.agenda.look_at_all();
@@ -181,6 +181,13 @@ fn signed(state: &mut State, op: u64, what: Op, lives: bool, now: Instant) {
 }
 
 impl State {
+    /// A node can't be connected to: whoever lacks that connection may find another node.
+    pub(super) fn avoid(&mut self, node: &NodeAddr) {
+        if self.unreachable.insert(node.clone()) {
+            self.agenda.release(&Lack::Connection(node.clone()));
+        }
+    }
+
     /// A topic is not subscribed on this connection any more.
     fn not_used(&mut self, node: &NodeAddr, line: u64) {
         if let Some(there) = self.lines.get_mut(node).filter(|there| there.id == line) {

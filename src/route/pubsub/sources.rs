@@ -91,13 +91,11 @@ impl Hub {
             None => None,
         };
         let until = down.map_or(now, |down| down.until).max(now + SHORTEST);
-        state.agenda.retry(lack.clone(), Some(until));
+        state.agenda.retry(lack, Some(until));
         if down.is_none_or(|down| down.since.is_some()) {
             // Another node may take its place at any time.
             routes.refresh(Cause::Connection, None);
-            if state.unreachable.insert(node.clone()) {
-                state.agenda.release(&lack);
-            }
+            state.avoid(node);
         }
         false
     }

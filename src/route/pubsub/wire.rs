@@ -70,11 +70,11 @@ impl Wire {
                 || frame.windows(ITS_NAME.len()).any(|name| name == ITS_NAME)
         };
         let leaves = frame.first() == Some(&b'-') && self.asked(asked, Op::leaves_shard);
-        leaves && (self.is_left(asked) || is_its())
+        leaves && (self.note_left(asked) || is_its())
     }
 
     /// Notes that a SUNSUBSCRIBE was answered; false if it had been before.
-    fn is_left(&self, asked: Option<Ticket>) -> bool {
+    fn note_left(&self, asked: Option<Ticket>) -> bool {
         asked.is_some_and(|ticket| self.left.replace(ticket.seq) != ticket.seq)
     }
 
@@ -99,7 +99,7 @@ impl Listener for Wire {
         }
         if (push.said, push.kind) == (Said::Unsubscribed, Topics::Shards) {
             if self.asked(asked, |op| op.leaves_shard() && op.name == push.topic) {
-                self.is_left(asked);
+                self.note_left(asked);
             }
             self.note(Event::Dropped { line: self.line, name: Bytes::copy_from_slice(push.topic) });
         }
