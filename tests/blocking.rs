@@ -248,6 +248,27 @@ fn who_waits_in_a_slot_that_moves_is_served_at_the_new_owner() {
 }
 
 #[test]
+fn who_reads_from_a_group_follows_its_stream_and_is_told_when_it_is_gone() {
+    let (cluster, proxy) = start(&[]);
+    let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
+    let (stream, mut client, mut other) = (key(SLOT, "s"), proxy.connect(), proxy.connect());
+    let read = ["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", &stream, ">"];
+    assert_eq!(other.cmd(&["XGROUP", "CREATE", &stream, "g", "$", "MKSTREAM"]), Value::ok());
+    client.send(&read);
+    eventually(SOON, || waiting(&cluster, from) == 1);
+    // A server of 7.0 tells those who wait that their stream is deleted, as soon as it is at the target.
+    cluster.migrate_slot(SLOT, from, to);
+    eventually(SOON, || waiting(&cluster, to) == 1);
+    other.cmd(&["XADD", &stream, "1-1", "f", "v"]);
+    assert_eq!(client.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("1-1"));
+    assert_eq!(proxy.metric("slotmux_errors_total") + proxy.metric("slotmux_server_errors_total"), 0.0);
+    client.send(&read);
+    eventually(SOON, || waiting(&cluster, to) == 1);
+    assert_eq!(other.cmd(&["DEL", &stream]), Value::Int(1));
+    assert_eq!(client.read_value(), Value::error("UNBLOCKED the stream key no longer exists"));
+}
+
+#[test]
 fn an_entry_that_comes_while_a_stream_has_no_reader_is_not_missed() {
     let (cluster, proxy) = start(&[]);
     let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));

@@ -217,7 +217,10 @@ impl Errand {
                     self.wrote_apart(&link);
                 }
                 let verdict = self.judge(&answer.reply, &link, begun.elapsed(), hold).await.map_err(Some)?;
-                Ok(if let Verdict::Final = verdict { Some(self.passed_on(answer.reply)) } else { None })
+                Ok(match verdict {
+                    Verdict::Final => Some(self.passed_on(hold.told(answer.reply))),
+                    Verdict::Again => None,
+                })
             }
         }
     }

@@ -27,6 +27,12 @@ const WAITED: Duration = Duration::from_secs(1);
 /// What a node that stops being a primary says to those who wait there, before it closes the connection.
 pub(super) const FORCED: &[u8] = b"-UNBLOCKED force unblock";
 
+/// What Redis 7.0 says to those who read from a group when their stream is deleted, also because it is at another node
+/// now (blocked.c, `unblockDeletedStreamReadgroupClients`);
+const DELETED: &[u8] = b"-UNBLOCKED the stream key no longer exists\r\n";
+/// and what the next one hears who asks for a group that is nowhere.
+const NO_GROUP: &[u8] = b"-NOGROUP No such key";
+
 /// One command of a session, while a task carries it out.
 #[derive(Debug)]
 pub(super) struct Errand {
@@ -45,6 +51,8 @@ pub(super) struct Hold {
     next: Next,
     /// The last error that the cluster gave.
     error: Option<Bytes>,
+    /// The stream that was waited for is not where it was.
+    is_deleted: bool,
 }
 
 /// What a reply means to an errand.
@@ -102,13 +110,18 @@ impl Hold {
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
+
+    /// What the client is told at last: of a stream that is nowhere what the node said that it waited at.
+    pub(super) fn told(&self, reply: Bytes) -> Bytes {
+        if self.is_deleted && reply.starts_with(NO_GROUP) { Bytes::from_static(DELETED) } else { reply }
+    }
 }
 
 impl Errand {
     /// The beginning of the search for a node.
     pub(super) fn hold(&self) -> Hold {
         let deadline = Instant::now() + self.session.settings.limits.command_deadline;
-        Hold { deadline, tries: 0, next: Next::Owner, error: None }
+        Hold { deadline, tries: 0, next: Next::Owner, error: None, is_deleted: false }
     }
 
     /// A connection to whoever serves the slot now; true with it if ASKING must go before the command.
@@ -181,12 +194,15 @@ impl Errand {
         let metrics = &self.session.worker.backend.metrics;
         if took > WAITED {
             let deadline = Instant::now() + self.session.settings.limits.command_deadline;
-            (hold.deadline, hold.tries) = (deadline, 0);
+            (hold.deadline, hold.tries, hold.is_deleted) = (deadline, 0, false);
         }
         let (next, wait) = if reply.starts_with(FORCED) {
             // The node is no primary any more.
             metrics.redirects[Redirect::ReadOnly as usize].add(1);
             self.session.worker.topology.ask(Cause::Uncovered, None);
+            (Next::Owner, 0)
+        } else if reply == DELETED {
+            hold.is_deleted = true;
             (Next::Owner, 0)
         } else {
             match self.session.signal(reply, link, self.slot) {
