@@ -4,19 +4,23 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Proxy, SOON, TestCluster, Value, eventually, key};
+use support::{Proxy, SOON, TestCluster, Value, eventually, eventually_some, key};
 
 const SLOT: u16 = 100;
 const OTHER: u16 = 16_000;
 
 /// The replica of a primary.
 fn replica_of(cluster: &TestCluster, primary: usize) -> usize {
-    let view = cluster.node(primary).view().unwrap();
     let id = cluster.node(primary).id();
-    let line = view.iter().find(|line| line.primary.as_deref() == Some(id)).unwrap();
-    (0..6).find(|i| cluster.node(*i).id() == line.id).unwrap()
+    eventually_some(SOON, || {
+        let view = cluster.node(primary).view().ok()?;
+        let line = view.into_iter().find(|line| line.primary.as_deref() == Some(id))?;
+        (0..6).find(|i| cluster.node(*i).id() == line.id)
+    })
 }
 
 #[test]
@@ -163,6 +167,48 @@ fn a_planned_failover_shows_no_error() {
         assert_eq!(client.cmd(&["SET", &key(SLOT, "k"), "v"]), Value::ok());
         client.cmd(&["WAIT", "1", "100"]) == Value::Int(1)
     });
+}
+
+#[test]
+fn a_new_primary_whose_replicas_have_not_found_it_yet_is_waited_for() {
+    let cluster = TestCluster::start();
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let (owner, name) = (cluster.owner_of(SLOT), key(SLOT, "k"));
+    let replica = replica_of(&cluster, owner);
+    let ask_for = |i, replicas| _ = cluster.ask(i, &["CONFIG", "SET", "min-replicas-to-write", replicas]);
+    (0..6).for_each(|i| ask_for(i, "1"));
+    eventually(SOON, || !cluster.client(owner).cmd(&["SET", &name, "v"]).is_error());
+    cluster.await_copy(replica);
+    // It is given none for as long as the test looks.
+    ask_for(replica, "2");
+    let (mut clients, done) = ([proxy.connect(), proxy.connect()], AtomicBool::new(false));
+    let write = |client: &mut support::Client| {
+        while !done.load(Ordering::Relaxed) {
+            assert_eq!(client.cmd(&["SET", &name, "v"]), Value::ok());
+            let script = "#!lua\nreturn redis.call('SET', KEYS[1], 'v')";
+            assert_eq!(client.cmd(&["EVAL", script, "1", &name]), Value::ok());
+            let block = [&["MULTI"][..], &["SET", &name, "v"], &["EXEC"]];
+            assert_eq!(client.pipeline(&block)[2], Value::Array(vec![Value::ok()]));
+        }
+    };
+    thread::scope(|scope| {
+        let writers = clients.each_mut().map(|client| scope.spawn(|| write(client)));
+        cluster.failover(replica);
+        let waits = || proxy.metric("slotmux_redirects_total{kind=\"noreplicas\"}") > 10.0;
+        eventually(SOON, || waits() || writers.iter().any(|writer| writer.is_finished()));
+        ask_for(replica, "1");
+        done.store(true, Ordering::Relaxed);
+    });
+    // Where one lacks its replica for longer than a whole deadline, clients are told at once.
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--command-deadline", "500ms"]).start();
+    cluster.kill9(replica_of(&cluster, cluster.owner_of(OTHER)));
+    let (mut client, write) = (proxy.connect(), ["SET", &key(OTHER, "k"), "v"]);
+    eventually(SOON, || client.cmd(&write).is_error());
+    for _ in 0..5 {
+        assert_eq!(client.cmd(&write), Value::error("NOREPLICAS Not enough good replicas to write."));
+    }
+    assert_eq!(proxy.metric("slotmux_bound_reached_total{bound=\"command_deadline\"}"), 1.0);
+    assert_eq!(proxy.metric("slotmux_server_errors_total{command=\"set\",code=\"noreplicas\"}"), 5.0);
 }
 
 #[test]

@@ -44,6 +44,8 @@ labelled! {
         ReadOnly = "readonly",
         /// The node is a replica that lost its primary.
         MasterDown = "masterdown",
+        /// The node has fewer replicas than it must have to take writes.
+        NoReplicas = "noreplicas",
         /// The connection was lost or could not be opened.
         Lost = "lost",
     }

@@ -29,6 +29,9 @@ pub enum Signal {
     MasterDown,
     /// The node is a replica now.
     ReadOnly,
+    /// The primary has fewer replicas than its `min-replicas-to-write` asks for: in a failover the old one has lost
+    /// them, and the new one's have not found it yet.
+    NoReplicas,
 }
 
 impl Signal {
@@ -45,6 +48,7 @@ impl Signal {
             b"LOADING" => Some(Signal::Loading),
             b"MASTERDOWN" => Some(Signal::MasterDown),
             b"READONLY" => Some(Signal::ReadOnly),
+            b"NOREPLICAS" => Some(Signal::NoReplicas),
             _ => None,
         }
     }
@@ -73,6 +77,7 @@ impl Signal {
                 text == b"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."
             }
             Signal::ReadOnly => text == b"READONLY You can't write against a read only replica.",
+            Signal::NoReplicas => text == b"NOREPLICAS Not enough good replicas to write.",
         }
     }
 }

@@ -5,7 +5,7 @@ mod shards;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Link, Node};
 use crate::net::NodeAddr;
@@ -50,6 +50,8 @@ pub struct Routes {
     /// Nodes without slots whose last replies are still to come.
     leaving: Vec<Rc<Node>>,
     overlay: HashMap<u16, Overlay>,
+    /// Primaries that lack replicas, and when they first and last said so.
+    lacking: HashMap<NodeAddr, (Instant, Instant)>,
     /// Slots seen to be moving (ASK, TRYAGAIN) since that time.
     open: HashMap<u16, Instant>,
     /// Slots that have no owner, and since when; of before the first table there is only `begun`.
@@ -73,6 +75,7 @@ impl Routes {
             index: HashMap::new(),
             leaving: Vec::new(),
             overlay: HashMap::new(),
+            lacking: HashMap::new(),
             open: HashMap::new(),
             uncovered: HashMap::new(),
             begun: Instant::now(),
@@ -193,6 +196,17 @@ impl Routes {
         self.open.insert(slot, Instant::now());
     }
 
+    /// Since when the primary at `addr`, which says so now, lacks replicas. One that has not said so for `long` has had
+    /// them meanwhile.
+    pub fn lacks_replicas(&mut self, addr: &NodeAddr, long: Duration) -> Instant {
+        let now = Instant::now();
+        let (since, last) = self.lacking.entry(addr.clone()).or_insert((now, now));
+        if now.duration_since(std::mem::replace(last, now)) > long {
+            *since = now;
+        }
+        *since
+    }
+
     /// Takes over what a refresh found. True if the routes changed.
     pub fn install(&mut self, snapshot: &Snapshot) -> bool {
         self.asked.extend(snapshot.asked.iter().cloned());
@@ -217,6 +231,7 @@ impl Routes {
             return false;
         }
         self.table = Some(snapshot.table.clone());
+        self.lacking.retain(|addr, _| snapshot.table.known.contains_key(addr));
         self.rebuild(&snapshot.table);
         self.version += 1;
         if !same {

@@ -90,6 +90,13 @@ impl Session {
     /// What the cluster says in a reply to a command for `slot`, if it is not the command's own.
     pub(super) fn signal(&self, reply: &[u8], link: &Link, slot: u16) -> Option<Signal> {
         let mut signal = Signal::parse(reply, link.addr())?;
+        if signal == Signal::NoReplicas {
+            let long = self.settings.limits.command_deadline;
+            let since = self.worker.routes.borrow_mut().lacks_replicas(link.addr(), long);
+            if self.is_long(since) {
+                return None;
+            }
+        }
         // A redirect may call a node by its host name; everybody else calls it by its address.
         if let Signal::Moved { to, .. } | Signal::Ask { to, .. } = &mut signal
             && let Some(known) = self.worker.routes.borrow().known(to)
@@ -142,6 +149,7 @@ impl Session {
                 routes.refresh(Cause::Redirect, Some(from));
                 (Next::Owner, backoff(tries))
             }
+            Signal::NoReplicas => (Next::Owner, backoff(tries)),
             Signal::ClusterDown | Signal::ReadOnly => {
                 routes.refresh(Cause::Uncovered, None);
                 (Next::Owner, backoff(tries))
@@ -284,5 +292,6 @@ pub(super) fn kind(signal: &Signal) -> Redirect {
         Signal::Loading => Redirect::Loading,
         Signal::MasterDown => Redirect::MasterDown,
         Signal::ReadOnly => Redirect::ReadOnly,
+        Signal::NoReplicas => Redirect::NoReplicas,
     }
 }
