@@ -6,6 +6,8 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use support::{
     Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, encode, eventually, key, slot_of,
@@ -285,6 +287,60 @@ fn a_script_follows_its_key_out_of_an_open_slot() {
         assert_eq!(client.cmd(&["EVAL", "…", "1", &key(LOW, "a")]), Value::ok());
     }
     assert!(asked() - before < 25, "{}", asked() - before);
+}
+
+#[test]
+fn a_script_is_repeated_though_its_slot_is_closed_again_before_that_is_confirmed() {
+    let cluster = ScriptedCluster::start(3);
+    let proxy = cluster.proxy(&[]);
+    let (name, gate) = (key(LOW, "a"), Gate::new());
+    cluster.edit(|topology| topology.open(LOW, 1));
+    let (late, ask) = (gate.clone(), format!("ASK {LOW} {}", cluster.node(1).addr()));
+    let asked = AtomicBool::new(false);
+    cluster.node(0).script(move |_, args| match &*args[0] {
+        b"EVAL" if asked.swap(true, Ordering::Relaxed) => Action::ok(),
+        b"EVAL" => Action::error(&ask).after(&late),
+        _ => Action::error(&ask),
+    });
+    let moved = format!("MOVED {LOW} {}", cluster.node(0).addr());
+    cluster.node(1).script(move |_, args| match &*args[0] {
+        b"EVAL" => Action::error(&moved),
+        _ => Action::Default,
+    });
+    let mut client = proxy.connect();
+    assert_eq!(client.cmd(&["GET", &name]), Value::NullBulk);
+    let eval = ["EVAL", "…", "1", &name];
+    client.send(&eval);
+    eventually(SOON, || cluster.count(&eval.join(" ")) > 0);
+    // What the node said more than a second before confirms nothing.
+    thread::sleep(Duration::from_millis(1_200));
+    cluster.edit(|topology| topology.nodes.iter_mut().for_each(|node| node.migrating.clear()));
+    cluster.edit(|topology| topology.nodes.iter_mut().for_each(|node| node.importing.clear()));
+    gate.open();
+    assert_eq!(client.read_value(), Value::ok());
+    assert_eq!(nodes_of(&cluster, &eval.join(" ")), [0, 1, 0]);
+}
+
+#[test]
+fn a_script_waits_while_the_source_alone_has_heard_that_its_slot_has_moved() {
+    let cluster = ScriptedCluster::start(3);
+    let proxy = cluster.proxy(&[]);
+    cluster.edit(|topology| topology.open(HIGH, 1));
+    // What older tools do: they tell the nodes one by one, in any order.
+    let mut told = cluster.topology();
+    told.owners[usize::from(HIGH)] = Some(1);
+    told.nodes[2].migrating.clear();
+    cluster.set_view(2, Some(told));
+    let moved = format!("MOVED {HIGH} {}", cluster.node(1).addr());
+    cluster.script(move |conn, _| if conn.node == 2 { Action::error(&moved) } else { Action::ok() });
+    let (mut client, eval) = (proxy.connect(), ["EVAL", "…", "1", &key(HIGH, "a")]);
+    let before = cluster.count("CLUSTER NODES");
+    client.send(&eval);
+    eventually(SOON, || cluster.count("CLUSTER NODES") > before + 8);
+    cluster.edit(|topology| topology.assign(HIGH..=HIGH, 1));
+    cluster.set_view(2, None);
+    assert_eq!(client.read_value(), Value::ok());
+    assert_eq!(nodes_of(&cluster, &eval.join(" ")), [2, 1]);
 }
 
 #[test]

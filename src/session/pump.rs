@@ -291,7 +291,7 @@ fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
     let Some(unconfirmed) = &held.unconfirmed else { return Some(true) };
     let is_owner = |addr| routes.owner(slot).is_some_and(|node| node.addr() == addr);
     let is_at = is_owner(routes.known(&unconfirmed.to).unwrap_or(&unconfirmed.to));
-    let is_asked = matches!(held.next, Next::Ask(_)) && routes.is_open(slot);
+    let is_asked = matches!(held.next, Next::Ask(_)) && (unconfirmed.was_open || routes.is_open(slot));
     let is_so = is_at || is_asked;
     let early = unconfirmed.at.checked_sub(RECENT).filter(|_| is_so).unwrap_or(unconfirmed.at);
     let (from, epoch) = &unconfirmed.from;
@@ -304,7 +304,12 @@ fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
     }
     if !is_so {
         if is_owner(from) && routes.shard_at(from).map(|shard| shard.epoch) == *epoch {
-            return Some(false);
+            if !routes.is_open(slot) {
+                return Some(false);
+            }
+            // The source may hear that a slot has moved before the target does.
+            witnesses.into_iter().for_each(|node| routes.refresh(Cause::Redirect, Some(node)));
+            return None;
         }
         // The slot has gone on since then, or to and fro.
         held.next = Next::Owner;

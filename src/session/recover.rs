@@ -72,7 +72,7 @@ impl Session {
         if signal == Signal::TryAgain && self.split(state, ticket, slot, request.bytes(), &history) {
             return true;
         }
-        let unconfirmed = if may_be_own { self.unconfirmed(&signal, &from) } else { None };
+        let unconfirmed = if may_be_own { self.unconfirmed(&signal, &from, slot) } else { None };
         let (next, wait) = match &unconfirmed {
             // It must not send other commands astray.
             Some(Unconfirmed { to, .. }) if matches!(signal, Signal::Ask { .. }) => {
@@ -110,7 +110,7 @@ impl Session {
     }
 
     /// What has to be confirmed about a redirect by `from` that may be a script's own words, and by whom.
-    fn unconfirmed(&self, signal: &Signal, from: &NodeAddr) -> Option<Unconfirmed> {
+    fn unconfirmed(&self, signal: &Signal, from: &NodeAddr, slot: u16) -> Option<Unconfirmed> {
         let routes = self.worker.routes.borrow();
         let (to, witness) = match signal {
             Signal::Moved { to, .. } => (to, routes.known(to).unwrap_or(from)),
@@ -119,7 +119,8 @@ impl Session {
         };
         let epoch = routes.shard_at(from).map(|shard| shard.epoch);
         let (from, at) = ((from.clone(), epoch), Instant::now());
-        Some(Unconfirmed { to: to.clone(), from, witness: witness.clone(), at })
+        let was_open = routes.is_open(slot);
+        Some(Unconfirmed { to: to.clone(), was_open, from, witness: witness.clone(), at })
     }
 
     /// Where to go after `signal`, and how long to wait before (nanoseconds).
