@@ -77,6 +77,39 @@ fn a_range_of_slots_that_moves_at_once_under_load_is_not_noticed() {
 }
 
 #[test]
+fn who_waits_for_a_stream_or_a_list_follows_its_slot() {
+    let (cluster, proxy) = start(0);
+    let (stream, list, mut other) = (key(0, "s"), key(0, "l"), proxy.connect());
+    assert_eq!(other.cmd(&["XGROUP", "CREATE", &stream, "g", "$", "MKSTREAM"]), Value::ok());
+    let waiting = |node: usize| {
+        let info = cluster.client(node).cmd(&["INFO", "clients"]).text();
+        info.lines().any(|line| line == "blocked_clients:3")
+    };
+    let calls = [
+        &["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", &stream, ">"][..],
+        &["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"],
+        &["BLPOP", &list, "0"],
+    ];
+    let mut clients = calls.map(|call| {
+        let mut client = proxy.connect();
+        client.send(call);
+        client
+    });
+    eventually(SOON, || waiting(0));
+    move_at_once(&cluster, 0, 1);
+    eventually(SOON, || waiting(1));
+    // Slot by slot it moves back, and what was there is deleted at its source.
+    cluster.migrate_slot(0, 1, 0);
+    eventually(SOON, || waiting(0));
+    other.cmd(&["XADD", &stream, "1-1", "f", "v"]);
+    other.cmd(&["RPUSH", &list, "v"]);
+    for client in &mut clients {
+        assert!(!client.read_value().is_error());
+    }
+    assert_eq!(proxy.metric("slotmux_errors_total") + proxy.metric("slotmux_server_errors_total"), 0.0);
+}
+
+#[test]
 fn every_key_is_scanned_while_slots_move_and_a_failover_goes_on() {
     let (cluster, proxy) = start(1);
     let mut client = proxy.connect();
