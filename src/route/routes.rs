@@ -11,6 +11,9 @@ use crate::backend::{Backend, Link, Node};
 use crate::net::NodeAddr;
 use crate::topology::{Cause, NO_SHARD, SLOTS, Shard, Shared, Snapshot, Table};
 
+/// A primary that lacks replicas while commands wait for it says so at least so often.
+const AWAITED: Duration = Duration::from_secs(1);
+
 /// Who owns a slot, according to a MOVED that no snapshot has confirmed or refuted yet.
 #[derive(Clone, Copy, Debug)]
 struct Overlay {
@@ -196,14 +199,16 @@ impl Routes {
         self.open.insert(slot, Instant::now());
     }
 
-    /// Since when the primary at `addr`, which says so now, lacks replicas. One that has not said so for `long` has had
-    /// them meanwhile.
+    /// Since when the primary at `addr`, which says so now, lacks replicas. Where commands wait it is asked all the time:
+    /// it has had some meanwhile if it has not said so for a second, or for `long` where nobody waits for it any more.
     pub fn lacks_replicas(&mut self, addr: &NodeAddr, long: Duration) -> Instant {
         let now = Instant::now();
         let (since, last) = self.lacking.entry(addr.clone()).or_insert((now, now));
-        if now.duration_since(std::mem::replace(last, now)) > long {
+        let patience = if last.duration_since(*since) > long { long } else { AWAITED };
+        if now.duration_since(*last) > patience {
             *since = now;
         }
+        *last = now;
         *since
     }
 

@@ -202,7 +202,7 @@ impl Errand {
             self.session.worker.topology.ask(Cause::Uncovered, None);
             (Next::Owner, 0)
         } else if reply == DELETED {
-            hold.is_deleted = true;
+            (hold.is_deleted, hold.error) = (true, Some(reply.clone()));
             (Next::Owner, 0)
         } else {
             match self.session.signal(reply, link, self.slot) {

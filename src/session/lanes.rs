@@ -35,7 +35,7 @@ pub(crate) enum Next {
 pub(crate) struct Unconfirmed {
     /// The node that it names.
     pub(crate) to: NodeAddr,
-    /// Whether its slot was known to be open when it came.
+    /// Whether its slot was known to be open since it came.
     pub(crate) was_open: bool,
     /// The node that sent it, and the epoch of its claims at that time, as far as was known.
     pub(crate) from: (NodeAddr, Option<u64>),

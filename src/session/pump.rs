@@ -288,10 +288,12 @@ impl Session {
 
 /// Whether the cluster says itself what a reply that may be a script's own said; nothing if that is not known yet.
 fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
-    let Some(unconfirmed) = &held.unconfirmed else { return Some(true) };
+    let Some(unconfirmed) = &mut held.unconfirmed else { return Some(true) };
+    let is_open = routes.is_open(slot);
+    unconfirmed.was_open |= is_open;
     let is_owner = |addr| routes.owner(slot).is_some_and(|node| node.addr() == addr);
     let is_at = is_owner(routes.known(&unconfirmed.to).unwrap_or(&unconfirmed.to));
-    let is_asked = matches!(held.next, Next::Ask(_)) && (unconfirmed.was_open || routes.is_open(slot));
+    let is_asked = matches!(held.next, Next::Ask(_)) && unconfirmed.was_open;
     let is_so = is_at || is_asked;
     let early = unconfirmed.at.checked_sub(RECENT).filter(|_| is_so).unwrap_or(unconfirmed.at);
     let (from, epoch) = &unconfirmed.from;
@@ -304,12 +306,17 @@ fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
     }
     if !is_so {
         if is_owner(from) && routes.shard_at(from).map(|shard| shard.epoch) == *epoch {
-            if !routes.is_open(slot) {
+            if !unconfirmed.was_open {
                 return Some(false);
             }
             // The source may hear that a slot has moved before the target does.
-            witnesses.into_iter().for_each(|node| routes.refresh(Cause::Redirect, Some(node)));
-            return None;
+            let lately = Instant::now().checked_sub(CONFIRM);
+            if is_open {
+                if !witnesses.iter().any(|node| lately.is_some_and(|lately| routes.has_asked(node, lately))) {
+                    witnesses.into_iter().for_each(|node| routes.refresh(Cause::Redirect, Some(node)));
+                }
+                return None;
+            }
         }
         // The slot has gone on since then, or to and fro.
         held.next = Next::Owner;

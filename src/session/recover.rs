@@ -28,7 +28,7 @@ const PROMPT: u32 = 3;
 /// The first wait is about this long,
 const BACKOFF_FIRST: Duration = Duration::from_millis(2);
 /// and no wait is longer: it adds to the latency of a command whose slot is free again.
-const BACKOFF_MOST: Duration = Duration::from_millis(50);
+pub(super) const BACKOFF_MOST: Duration = Duration::from_millis(50);
 
 /// A wait that doubles with every try, jittered by half, in nanoseconds.
 pub(super) fn backoff(tries: u32) -> u64 {

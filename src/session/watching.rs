@@ -3,16 +3,19 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use tokio::time::sleep;
 
 use super::aborted::{aborted, deciding};
 use super::errand::{Errand, Verdict, within};
 use super::lanes::Touched;
 use super::planner::{Planner, Source};
+use super::recover::BACKOFF_MOST;
 use super::transaction::MULTI;
 use crate::backend::{Dedicated, Use};
 use crate::command::{Merge, Spec};
 use crate::error::ClientError;
 use crate::protocol::{Args, integer, write};
+use crate::route::Signal;
 use crate::route::merge::merge;
 use crate::route::plan::{self, PlanError};
 
@@ -220,8 +223,14 @@ impl Errand {
             Err(_) => Some(self.nothing()),
             Ok(answer) if answer.reply.first() == Some(&b'-') => {
                 let error = deciding(&answer.earlier, &answer.reply);
-                let signal = self.session.signal(&error, &link, self.slot);
-                Some(if signal.is_some() { self.nothing() } else { self.passed_on(aborted(&error).into()) })
+                let Some(signal) = self.session.signal(&error, &link, self.slot) else {
+                    return Some(self.passed_on(aborted(&error).into()));
+                };
+                if signal == Signal::NoReplicas {
+                    // Only writes are refused there: who watches again at once would do so all the time.
+                    sleep(BACKOFF_MOST).await;
+                }
+                Some(self.nothing())
             }
             Ok(answer) => {
                 if writes {
