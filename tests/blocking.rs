@@ -551,6 +551,27 @@ fn client_unblock_ends_a_wait_at_a_node_and_in_line() {
 }
 
 #[test]
+fn a_wait_that_a_node_has_put_off_is_ended_without_harm() {
+    let (cluster, proxy) = start(&[]);
+    let (owner, name) = (cluster.owner_of(SLOT), key(SLOT, "l"));
+    let (mut client, mut other) = (proxy.connect(), proxy.connect());
+    let id = client.cmd(&["CLIENT", "ID"]).int().to_string();
+    // As in a planned failover: a server whose client is unblocked by TIMEOUT meanwhile crashes.
+    cluster.ask(owner, &["CLIENT", "PAUSE", "60000", "WRITE"]);
+    client.send(&["BLPOP", &name, "0"]);
+    eventually(SOON, || waiting(&cluster, owner) == 1);
+    assert_eq!(other.cmd(&["CLIENT", "UNBLOCK", &id, "TIMEOUT"]), Value::Int(1));
+    assert_eq!(client.read_value(), Value::NullArray);
+    client.send(&["BLPOP", &name, "0"]);
+    client.finish_sending();
+    assert_eq!(client.read_to_end_raw(), b"");
+    eventually(SOON, || waiting(&cluster, owner) == 0);
+    cluster.ask(owner, &["CLIENT", "UNPAUSE"]);
+    assert_eq!(other.cmd(&["RPUSH", &name, "1"]), Value::Int(1));
+    assert_eq!(other.cmd(&["LLEN", &name]), Value::Int(1), "nobody waits for it any more");
+}
+
+#[test]
 fn an_unblock_that_comes_late_meets_nobody_else() {
     const CALLS: usize = 60;
     let (cluster, proxy) = start(&["--workers", "1"]);

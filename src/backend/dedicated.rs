@@ -92,14 +92,18 @@ impl Node {
         }
     }
 
-    /// Ends what `own` waits for at this node, as if its time were over, or with `error` by the error UNBLOCKED. True if
-    /// it was this that ended it. Until the node has answered nobody else gets the connection, whose wait would end.
-    pub async fn unblock(self: &Rc<Self>, own: &Link, error: bool) -> bool {
+    /// Ends what `own` waits for at this node, by the error UNBLOCKED. True if it was this that ended it. Until the node
+    /// has answered nobody else gets the connection, whose wait would end.
+    ///
+    /// Never by TIMEOUT: a server (Redis 7.0, blocked.c, `replyToBlockedClientTimedOut`) that has put a command off, as it
+    /// does in a planned failover, crashes by that. By the error it keeps such a command, so that the connection has to
+    /// be closed.
+    pub async fn unblock(self: &Rc<Self>, own: &Link) -> bool {
         let (Some(id), Ok(link)) = (own.client_id(), self.link(Protocol::Resp2, Affinity::default())) else {
             return false;
         };
         let (id, mut request) = (id.to_string(), Vec::new());
-        let words = ["CLIENT", "UNBLOCK", &id, if error { "ERROR" } else { "TIMEOUT" }];
+        let words = ["CLIENT", "UNBLOCK", &id, "ERROR"];
         write::request(&mut request, words.iter().map(|word| word.as_bytes()));
         own.unblocks.set(own.unblocks.get() + 1);
         let Ok(answer) = link.call(request.into(), 0, false).await else { return false };
@@ -202,7 +206,7 @@ impl Dedicated {
         &self.node
     }
 
-    /// The node closes it behind its last reply: nobody is to have it any more.
+    /// Closes it: the node does so itself behind its last reply, or keeps a command that is not to be carried out.
     pub fn end(self) {
         self.link.end();
     }

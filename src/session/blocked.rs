@@ -36,8 +36,10 @@ pub(super) struct Blocked {
 /// Who ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Another client.
-    Client,
+    /// Another client, as if its time were over,
+    Timeout,
+    /// or by the error UNBLOCKED.
+    Error,
     /// The proxy: the call asks again.
     Recall,
     /// The client does not wait any more.
@@ -64,7 +66,7 @@ impl Session {
             while self.is_on_errand() {
                 let blocked = self.blocked.borrow().clone();
                 if let Some(blocked) = blocked
-                    && blocked.end(false, Ending::Left).await
+                    && blocked.end(Ending::Left).await
                 {
                     return;
                 }
@@ -90,7 +92,7 @@ impl Session {
         let Some(blocked) = self.blocked.borrow().clone() else { return };
         let is_open = self.worker.routes.borrow().is_open(blocked.slot);
         if is_open && !blocked.asked && blocked.ending.get() == 0 {
-            spawn_local(async move { blocked.end(false, Ending::Recall).await });
+            spawn_local(async move { blocked.end(Ending::Recall).await });
         }
     }
 
@@ -110,7 +112,7 @@ impl Session {
         loop {
             let blocked = self.blocked.borrow().clone();
             if let Some(blocked) = blocked {
-                if blocked.end(error, Ending::Client).await {
+                if blocked.end(if error { Ending::Error } else { Ending::Timeout }).await {
                     return true;
                 }
                 match blocked.ended.get() {
@@ -136,10 +138,10 @@ impl Blocked {
         Rc::new(Blocked { node, link, slot, asked, ending, answered, ended })
     }
 
-    /// Ends it, as if its time were over or by an error. False if something else had.
-    async fn end(&self, error: bool, by: Ending) -> bool {
+    /// Ends it. False if something else had.
+    async fn end(&self, by: Ending) -> bool {
         self.ending.set(self.ending.get() + 1);
-        let did = self.node.unblock(&self.link, error).await;
+        let did = self.node.unblock(&self.link).await;
         if did {
             self.ended.set(Some(by));
         }

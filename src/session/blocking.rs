@@ -7,7 +7,7 @@ use tokio::select;
 
 use super::aborted::deciding;
 use super::blocked::{Blocked, Ending};
-use super::errand::{Errand, FORCED, Hold, Verdict, within};
+use super::errand::{Errand, Hold, UNBLOCKED, Verdict, within};
 use super::planner::{Planner, Source};
 use crate::backend::{Dedicated, Link, Use};
 use crate::command::{KeyError, Patience, Spec};
@@ -198,13 +198,16 @@ impl Errand {
         let result = link.call(requests, earlier, !self.spec.is_readonly()).await;
         session.blocked.take();
         let ended = match &result {
-            Ok(answer) if is_nothing(&answer.reply) => blocked.ended().await,
-            _ => None,
+            Ok(answer) if answer.reply.starts_with(UNBLOCKED) => {
+                // The node may be about to close it, or may still have the call.
+                own.end();
+                blocked.ended().await
+            }
+            _ => {
+                drop(own);
+                None
+            }
         };
-        match &result {
-            Ok(answer) if answer.reply.starts_with(FORCED) => own.end(),
-            _ => drop(own),
-        }
         match result {
             Err(loss) if loss.sent && !self.spec.is_readonly() => Err(self.in_doubt(&link)),
             Err(_) => self.lost(hold).await.map(|()| None).map_err(Some),
@@ -212,6 +215,7 @@ impl Errand {
             Ok(_) if ended == Some(Ending::Recall) => Ok(None),
             // The session's own turn drops this task.
             Ok(_) if ended == Some(Ending::Left) => std::future::pending().await,
+            Ok(_) if ended == Some(Ending::Timeout) => Ok(Some(self.nothing())),
             Ok(answer) => {
                 if !self.spec.is_readonly() {
                     self.wrote_apart(&link);
@@ -224,8 +228,4 @@ impl Errand {
             }
         }
     }
-}
-
-fn is_nothing(reply: &[u8]) -> bool {
-    matches!(reply, b"*-1\r\n" | b"_\r\n")
 }

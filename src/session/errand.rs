@@ -24,8 +24,11 @@ use crate::topology::Cause;
 /// node.
 const WAITED: Duration = Duration::from_secs(1);
 
+/// What a node says of a wait that it did not end by itself.
+pub(super) const UNBLOCKED: &[u8] = b"-UNBLOCKED ";
+
 /// What a node that stops being a primary says to those who wait there, before it closes the connection.
-pub(super) const FORCED: &[u8] = b"-UNBLOCKED force unblock";
+const FORCED: &[u8] = b"-UNBLOCKED force unblock";
 
 /// What Redis 7.0 says to those who read from a group when their stream is deleted, also because it is at another node
 /// now (blocked.c, `unblockDeletedStreamReadgroupClients`);
