@@ -283,6 +283,27 @@ fn an_entry_that_comes_while_a_stream_has_no_reader_is_not_missed() {
 }
 
 #[test]
+fn who_reads_several_streams_from_their_ends_sees_no_old_entry_in_a_half_moved_slot() {
+    let (cluster, proxy) = start(&[]);
+    let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
+    let (one, two) = (key(SLOT, "one"), key(SLOT, "two"));
+    let (mut reader, mut other) = (proxy.connect(), proxy.connect());
+    for stream in [&one, &two] {
+        assert_eq!(other.cmd(&["XADD", stream, "1-1", "f", "old"]), Value::bulk("1-1"));
+    }
+    cluster.begin_migration(SLOT, from, to);
+    cluster.move_some_keys(from, to, &[&two]);
+    reader.send(&["XREAD", "BLOCK", "0", "STREAMS", &one, &two, "$", "$"]);
+    eventually(SOON, || proxy.metric("slotmux_redirects_total{kind=\"tryagain\"}") > 2.0);
+    cluster.move_keys(SLOT, from, to);
+    cluster.finish_migration(SLOT, from, to);
+    eventually(SOON, || waiting(&cluster, to) == 1);
+    assert_eq!(other.cmd(&["XADD", &one, "1-2", "f", "new"]), Value::bulk("1-2"));
+    let read = reader.read_value();
+    assert_eq!(read.items()[0].items()[1].items()[0].items()[0], Value::bulk("1-2"), "{read:?}");
+}
+
+#[test]
 fn who_waits_in_a_half_moved_slot_gets_what_is_pushed_at_the_target() {
     let (cluster, proxy) = start(&[]);
     let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));

@@ -1,5 +1,6 @@
 //! Commands that wait at a node until another client acts: BLPOP, XREAD BLOCK and their kin.
 
+use std::iter;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -91,31 +92,40 @@ impl Wait {
     }
 
     /// What asks for the ends of the streams, if they are to be known and are not, and how many replies come before
-    /// the last one.
+    /// the last one. EXISTS goes before several: a node of a half-moved slot that lacks one of them says so by that.
     fn ask_for_ends(&self, asked: bool) -> Option<(Bytes, u32)> {
         if self.ends.iter().all(|(.., end)| end.is_some()) {
             return None;
         }
         let mut out = Vec::new();
+        let several = self.ends.len() > 1;
         self.with_args(|args| {
+            if several {
+                out.extend_from_slice(if asked { Link::ASKING } else { b"" });
+                let streams = self.ends.iter().map(|(stream, ..)| args.get(*stream));
+                write::request(
+                    &mut out,
+                    iter::once(&b"EXISTS"[..]).chain(streams).collect::<Vec<_>>().into_iter(),
+                );
+            }
             for (stream, ..) in &self.ends {
                 out.extend_from_slice(if asked { Link::ASKING } else { b"" });
                 let words = [&b"XREVRANGE"[..], args.get(*stream), b"+", b"-", b"COUNT", b"1"];
                 write::request(&mut out, words.into_iter());
             }
         });
-        let requests = self.ends.len() as u32 * (1 + u32::from(asked));
+        let requests = (self.ends.len() + usize::from(several)) as u32 * (1 + u32::from(asked));
         Some((out.into(), requests - 1))
     }
 
     /// Notes where the streams end: there the call begins, also when it is repeated much later.
     fn note_ends(&mut self, mut replies: &[u8]) {
+        if self.ends.len() > 1 {
+            // How many there are.
+            _ = next_reply(&mut replies);
+        }
         for (.., end) in &mut self.ends {
-            // What ASKING was answered with.
-            replies = replies.strip_prefix(b"+OK\r\n").unwrap_or(replies);
-            let Ok(Some(len)) = ReplyFramer::default().next(replies) else { return };
-            let (reply, rest) = replies.split_at(len);
-            replies = rest;
+            let Some(reply) = next_reply(&mut replies) else { return };
             // `*1 *2 $N id …`, or `*0` for a stream that is empty. An error is for the call itself to tell.
             let id = reply.strip_prefix(b"*1\r\n*2\r\n$").and_then(|rest| rest.split(|b| *b == b'\n').nth(1));
             *end = Some(match (id, reply.first()) {
@@ -133,6 +143,15 @@ impl Wait {
             f(&framer.args(&self.request));
         }
     }
+}
+
+/// The first of `replies`, behind what ASKING was answered with.
+fn next_reply<'a>(replies: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let rest = replies.strip_prefix(b"+OK\r\n").unwrap_or(replies);
+    let len = ReplyFramer::default().next(rest).ok()??;
+    let (reply, rest) = rest.split_at(len);
+    *replies = rest;
+    Some(reply)
 }
 
 impl Errand {
