@@ -82,6 +82,21 @@ impl Window {
     }
 }
 
+/// Slots on their way to another node.
+struct Move {
+    tags: Vec<usize>,
+    /// The address of the node that has some of the keys already; none while the owner changes.
+    target: Option<String>,
+    span: Span,
+}
+
+impl Move {
+    fn is_of(&self, tag: usize, from: Ms, to: Ms) -> bool {
+        let (begun, end) = self.span;
+        self.tags.contains(&tag) && begun <= to && from <= end.saturating_add(AFTERMATH)
+    }
+}
+
 /// Something that must not be.
 pub struct Fault {
     pub at: Ms,
@@ -125,8 +140,7 @@ pub struct Journal {
     pub errors: Mutex<BTreeMap<String, (u64, Ms)>>,
     pub events: Mutex<Vec<(Ms, String)>>,
     windows: Mutex<Vec<Window>>,
-    /// Tags whose slots were given to another node, and when.
-    moves: Mutex<Vec<(Vec<usize>, Span)>>,
+    moves: Mutex<Vec<Move>>,
     pub faults: Mutex<Vec<Fault>>,
     pub fault_count: AtomicU64,
     times: Vec<Times>,
@@ -204,15 +218,29 @@ impl Journal {
 
     /// Slots are given to another node until what it returns is dropped: then all know the new owner.
     pub fn moving(&self, tags: Vec<usize>) -> Moving<'_> {
+        self.begin_move(tags, None)
+    }
+
+    /// A tag's slot is open, and some of its keys are at this address, until what it returns is dropped.
+    pub fn opened(&self, tag: usize, target: String) -> Moving<'_> {
+        self.begin_move(vec![tag], Some(target))
+    }
+
+    fn begin_move(&self, tags: Vec<usize>, target: Option<String>) -> Moving<'_> {
         let mut moves = lock(&self.moves);
-        moves.push((tags, (self.now(), Ms::MAX)));
+        moves.push(Move { tags, target, span: (self.now(), Ms::MAX) });
         Moving { journal: self, number: moves.len() - 1 }
     }
 
     /// Whether the tag's slot got another owner in this time, or a moment before it.
     pub fn has_moved(&self, tag: usize, from: Ms, to: Ms) -> bool {
-        let is_near = |begun: Ms, end: Ms| begun <= to && from <= end.saturating_add(AFTERMATH);
-        lock(&self.moves).iter().any(|(tags, (begun, end))| tags.contains(&tag) && is_near(*begun, *end))
+        lock(&self.moves).iter().any(|m| m.target.is_none() && m.is_of(tag, from, to))
+    }
+
+    /// Whether the tag's slot was open in this time, and some of its keys at one of the window's nodes.
+    fn is_half_there(&self, tag: usize, window: &Window, from: Ms, to: Ms) -> bool {
+        let is_there = |m: &Move| m.target.as_ref().is_some_and(|addr| window.nodes.contains(addr));
+        lock(&self.moves).iter().any(|m| is_there(m) && m.is_of(tag, from, to))
     }
 
     /// One more address belongs to the window.
@@ -251,13 +279,14 @@ impl Journal {
     fn excuses(&self, asked: &Asked, indoubt: bool, text: &str) -> bool {
         let node = text.split("node ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
         let cause = text.strip_prefix(ABORTED).unwrap_or(text);
-        let about = |w: &Window| asked.tags.is_empty() || asked.tags.iter().any(|tag| w.tags.contains(tag));
+        let Asked { tags, sent, got, .. } = *asked;
+        let about = |w: &Window| tags.is_empty() || tags.iter().any(|tag| w.tags.contains(tag));
         lock(&self.windows).iter().filter(|w| w.is_near(asked.sent, asked.got)).any(|w| {
             if indoubt {
                 // What only reads is sent again.
                 !asked.reads && asked.sent <= w.unanswered && w.nodes.iter().any(|addr| addr == node)
             } else if text.starts_with(ORDER) {
-                about(w)
+                about(w) || tags.iter().any(|&tag| self.is_half_there(tag, w, sent, got))
             } else {
                 // The shard was without a primary for a whole deadline, and still is or was until just now.
                 about(w)
@@ -269,8 +298,13 @@ impl Journal {
 
     /// Whether a write to one of these tags that was sent then, and got no answer until `got`, may be in doubt.
     pub fn is_in_doubt(&self, tags: &[usize], sent: Ms, got: Ms) -> bool {
-        let about =
-            |w: &Window| tags.iter().any(|&tag| w.tags.contains(&tag) || self.has_moved(tag, sent, got));
+        let about = |w: &Window| {
+            tags.iter().any(|&tag| {
+                w.tags.contains(&tag)
+                    || self.has_moved(tag, sent, got)
+                    || self.is_half_there(tag, w, sent, got)
+            })
+        };
         lock(&self.windows).iter().any(|w| w.is_near(sent, got) && sent <= w.unanswered && about(w))
     }
 
@@ -321,7 +355,7 @@ impl Journal {
     }
 }
 
-/// Slots that are given to another node.
+/// Slots that are on their way to another node.
 pub struct Moving<'a> {
     journal: &'a Journal,
     number: usize,
@@ -329,7 +363,7 @@ pub struct Moving<'a> {
 
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        lock(&self.journal.moves)[self.number].1.1 = self.journal.now();
+        lock(&self.journal.moves)[self.number].span.1 = self.journal.now();
     }
 }
 

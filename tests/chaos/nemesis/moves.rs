@@ -107,6 +107,7 @@ fn move_slot(
     world.await_epoch(from)?;
     world.await_epoch(to)?;
     world.ask(to, &["CLUSTER", "SETSLOT", &number, "IMPORTING", &source])?;
+    let _opened = run.journal.opened(tag, world.addr(to));
     world.ask(from, &["CLUSTER", "SETSLOT", &number, "MIGRATING", &target])?;
     if !half.is_zero() {
         let keys = keys_in(world, from, slot, 100_000);
