@@ -92,23 +92,24 @@ impl Node {
         }
     }
 
-    /// Ends what `own` waits for at this node, by the error UNBLOCKED. True if it was this that ended it. Until the node
-    /// has answered nobody else gets the connection, whose wait would end.
+    /// Ends what `own` waits for at this node, by the error UNBLOCKED. True if it was this that ended it, nothing if the
+    /// node did not answer. Until it has, nobody else gets the connection, whose wait would end.
     ///
     /// Never by TIMEOUT: a server (Redis 7.0, blocked.c, `replyToBlockedClientTimedOut`) that has put a command off, as it
-    /// does in a planned failover, crashes by that. By the error it keeps such a command, so that the connection has to
-    /// be closed.
-    pub async fn unblock(self: &Rc<Self>, own: &Link) -> bool {
+    /// does in a planned failover, crashes by that. By the error it keeps such a command; so nobody gets a connection
+    /// again on which that ended a wait.
+    pub async fn unblock(self: &Rc<Self>, own: &Link) -> Option<bool> {
         let (Some(id), Ok(link)) = (own.client_id(), self.link(Protocol::Resp2, Affinity::default())) else {
-            return false;
+            return Some(false);
         };
         let (id, mut request) = (id.to_string(), Vec::new());
         let words = ["CLIENT", "UNBLOCK", &id, "ERROR"];
         write::request(&mut request, words.iter().map(|word| word.as_bytes()));
         own.unblocks.set(own.unblocks.get() + 1);
-        let Ok(answer) = link.call(request.into(), 0, false).await else { return false };
-        own.unblocks.set(own.unblocks.get() - 1);
-        *answer.reply == *b":1\r\n"
+        let answer = link.call(request.into(), 0, false).await.ok()?;
+        let did = *answer.reply == *b":1\r\n";
+        own.unblocks.set(own.unblocks.get() - u32::from(!did));
+        Some(did)
     }
 
     fn take_free(&self, protocol: Protocol, database: u32, purpose: Use) -> Option<Connection> {

@@ -2,6 +2,8 @@
 
 use crate::net::NodeAddr;
 
+const NO_REPLICAS: &[u8] = b"NOREPLICAS Not enough good replicas to write.";
+
 /// What such an error asks for. The command was not executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -48,7 +50,7 @@ impl Signal {
             b"LOADING" => Some(Signal::Loading),
             b"MASTERDOWN" => Some(Signal::MasterDown),
             b"READONLY" => Some(Signal::ReadOnly),
-            b"NOREPLICAS" => Some(Signal::NoReplicas),
+            b"NOREPLICAS" if line == NO_REPLICAS => Some(Signal::NoReplicas),
             _ => None,
         }
     }

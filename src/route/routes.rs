@@ -194,8 +194,14 @@ impl Routes {
         self.refresh(Cause::Redirect, Some(link.addr()));
     }
 
-    /// Notes that `slot` is being moved.
+    /// Notes that `slot` is being moved. If that is new, other workers hear of it by a refresh: who waits at its owner
+    /// has to look elsewhere.
     pub fn opened(&mut self, slot: u16) {
+        if !self.is_open(slot)
+            && let Some(owner) = self.owner(slot)
+        {
+            self.refresh(Cause::Redirect, Some(owner.addr()));
+        }
         self.open.insert(slot, Instant::now());
     }
 
@@ -204,7 +210,8 @@ impl Routes {
     pub fn lacks_replicas(&mut self, addr: &NodeAddr, long: Duration) -> Instant {
         let now = Instant::now();
         let (since, last) = self.lacking.entry(addr.clone()).or_insert((now, now));
-        let patience = if last.duration_since(*since) > long { long } else { AWAITED };
+        let is_long = last.duration_since(*since) + AWAITED > long;
+        let patience = if is_long { long } else { AWAITED };
         if now.duration_since(*last) > patience {
             *since = now;
         }

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
@@ -15,6 +15,8 @@ use crate::backend::{Dedicated, Link, Node};
 
 /// A wait that is younger may be none: the answer may be on its way.
 const BRIEF: Duration = Duration::from_millis(100);
+/// One that was called back already is called back again after this time: each time costs a connection.
+const RECALLED: Duration = Duration::from_secs(1);
 /// After this time it is asked again to end.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -26,6 +28,8 @@ pub(super) struct Blocked {
     slot: u16,
     /// It came there by ASK.
     asked: bool,
+    /// Not to be called back before.
+    stays: Instant,
     /// How many attempts to end it are on their way,
     ending: Cell<u32>,
     answered: Notify,
@@ -91,7 +95,8 @@ impl Session {
     pub(super) fn look_after_wait(&self) {
         let Some(blocked) = self.blocked.borrow().clone() else { return };
         let is_open = self.worker.routes.borrow().is_open(blocked.slot);
-        if is_open && !blocked.asked && blocked.ending.get() == 0 {
+        let is_ending = blocked.ending.get() > 0 || blocked.ended.get().is_some();
+        if is_open && !blocked.asked && !is_ending && Instant::now() >= blocked.stays {
             spawn_local(async move { blocked.end(Ending::Recall).await });
         }
     }
@@ -132,22 +137,24 @@ impl Session {
 }
 
 impl Blocked {
-    pub(super) fn new(own: &Dedicated, slot: u16, asked: bool) -> Rc<Self> {
+    pub(super) fn new(own: &Dedicated, slot: u16, asked: bool, was_recalled: bool) -> Rc<Self> {
         let (node, link) = (own.node().clone(), own.link().clone());
+        let stays = Instant::now() + if was_recalled { RECALLED } else { Duration::ZERO };
         let (ending, answered, ended) = (Cell::new(0), Notify::new(), Cell::new(None));
-        Rc::new(Blocked { node, link, slot, asked, ending, answered, ended })
+        Rc::new(Blocked { node, link, slot, asked, stays, ending, answered, ended })
     }
 
     /// Ends it. False if something else had.
     async fn end(&self, by: Ending) -> bool {
         self.ending.set(self.ending.get() + 1);
         let did = self.node.unblock(&self.link).await;
-        if did {
+        // Without an answer it may have, which shows when the wait ends that way.
+        if did != Some(false) && self.ended.get().is_none() {
             self.ended.set(Some(by));
         }
         self.ending.set(self.ending.get() - 1);
         self.answered.notify_one();
-        did
+        did == Some(true)
     }
 
     /// Who ended it, once that is known.

@@ -51,6 +51,7 @@ struct Wait {
     /// end was.
     ends: Vec<(usize, usize, Option<Vec<u8>>)>,
     sent: bool,
+    was_recalled: bool,
 }
 
 impl Wait {
@@ -61,7 +62,7 @@ impl Wait {
         let until = timeout.filter(|timeout| !timeout.is_zero() && *timeout < EVER);
         let until = until.map(|timeout| Instant::now() + timeout);
         let ends = spec.read_from_end(args).map(|(stream, id)| (stream, id, None)).collect();
-        Wait { request, patience, until, ends, sent: false }
+        Wait { request, patience, until, ends, sent: false, was_recalled: false }
     }
 
     /// The call as it is to be sent now, and how many replies come before its own. Nothing if its time is over.
@@ -206,16 +207,17 @@ impl Errand {
             };
             let all = [&answer.earlier[..], &answer.reply].concat();
             let error = Bytes::from(deciding(&answer.earlier, &answer.reply));
-            if let Verdict::Again = self.judge(&error, &link, Duration::ZERO, hold).await.map_err(Some)? {
+            if let Verdict::Again = self.judge(&error, &link, hold).await.map_err(Some)? {
                 return Ok(None);
             }
             wait.note_ends(&all);
         }
         let Some((requests, earlier)) = wait.requests(asked) else { return Ok(Some(self.nothing())) };
-        let blocked = Blocked::new(&own, self.slot, asked);
+        let blocked = Blocked::new(&own, self.slot, asked, wait.was_recalled);
         *session.blocked.borrow_mut() = Some(blocked.clone());
         let result = link.call(requests, earlier, !self.spec.is_readonly()).await;
         session.blocked.take();
+        self.renew(hold, begun.elapsed());
         let ended = match &result {
             Ok(answer) if answer.reply.starts_with(UNBLOCKED) => {
                 // The node may be about to close it, or may still have the call.
@@ -231,7 +233,10 @@ impl Errand {
             Err(loss) if loss.sent && !self.spec.is_readonly() => Err(self.in_doubt(&link)),
             Err(_) => self.lost(hold).await.map(|()| None).map_err(Some),
             // Its time was not over: it was called back because its slot is being moved.
-            Ok(_) if ended == Some(Ending::Recall) => Ok(None),
+            Ok(_) if ended == Some(Ending::Recall) => {
+                wait.was_recalled = true;
+                Ok(None)
+            }
             // The session's own turn drops this task.
             Ok(_) if ended == Some(Ending::Left) => std::future::pending().await,
             Ok(_) if ended == Some(Ending::Timeout) => Ok(Some(self.nothing())),
@@ -239,7 +244,7 @@ impl Errand {
                 if !self.spec.is_readonly() {
                     self.wrote_apart(&link);
                 }
-                let verdict = self.judge(&answer.reply, &link, begun.elapsed(), hold).await.map_err(Some)?;
+                let verdict = self.judge(&answer.reply, &link, hold).await.map_err(Some)?;
                 Ok(match verdict {
                     Verdict::Final => Some(self.passed_on(hold.told(answer.reply))),
                     Verdict::Again => None,

@@ -20,8 +20,7 @@ use crate::protocol::Protocol;
 use crate::route::Signal;
 use crate::topology::Cause;
 
-/// A command that was on a node for so long has been waiting there; it has a whole deadline again to find its next
-/// node.
+/// A command that was on a node for so long has been waiting there.
 const WAITED: Duration = Duration::from_secs(1);
 
 /// What a node says of a wait that it did not end by itself.
@@ -183,7 +182,15 @@ impl Errand {
         Ok(())
     }
 
-    /// What to do about a reply that `link` gave after `took`.
+    /// What was on a node for `took` has been waiting there, if that was long: it has a whole deadline again.
+    pub(super) fn renew(&self, hold: &mut Hold, took: Duration) {
+        if took > WAITED {
+            let deadline = Instant::now() + self.session.settings.limits.command_deadline;
+            (hold.deadline, hold.tries, hold.is_deleted) = (deadline, 0, false);
+        }
+    }
+
+    /// What to do about a reply that `link` gave.
     ///
     /// # Errors
     /// The deadline is over: the reply for the client.
@@ -191,14 +198,9 @@ impl Errand {
         &self,
         reply: &Bytes,
         link: &Rc<Link>,
-        took: Duration,
         hold: &mut Hold,
     ) -> Result<Verdict, Bytes> {
         let metrics = &self.session.worker.backend.metrics;
-        if took > WAITED {
-            let deadline = Instant::now() + self.session.settings.limits.command_deadline;
-            (hold.deadline, hold.tries, hold.is_deleted) = (deadline, 0, false);
-        }
         let (next, wait) = if reply.starts_with(FORCED) {
             // The node is no primary any more.
             metrics.redirects[Redirect::ReadOnly as usize].add(1);

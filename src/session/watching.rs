@@ -160,20 +160,18 @@ impl Errand {
             }
             let next = match link.call(request.clone(), 0, false).await {
                 Err(_) => self.lost(&mut hold).await,
-                Ok(answer) => {
-                    match self.judge(&answer.reply, &link, std::time::Duration::ZERO, &mut hold).await {
-                        Ok(Verdict::Final) => {
-                            if *answer.reply == *OK {
-                                let (slot, keys, broken) = (self.slot, HashSet::new(), false);
-                                let watch = Watch { own, slot, asked, broken, keys, size: 0 };
-                                *self.session.watch.borrow_mut() = Some(watch);
-                            }
-                            return self.passed_on(answer.reply);
+                Ok(answer) => match self.judge(&answer.reply, &link, &mut hold).await {
+                    Ok(Verdict::Final) => {
+                        if *answer.reply == *OK {
+                            let (slot, keys, broken) = (self.slot, HashSet::new(), false);
+                            let watch = Watch { own, slot, asked, broken, keys, size: 0 };
+                            *self.session.watch.borrow_mut() = Some(watch);
                         }
-                        Ok(Verdict::Again) => Ok(()),
-                        Err(reply) => Err(reply),
+                        return self.passed_on(answer.reply);
                     }
-                }
+                    Ok(Verdict::Again) => Ok(()),
+                    Err(reply) => Err(reply),
+                },
             };
             if let Err(reply) = next {
                 return reply;
