@@ -324,13 +324,13 @@ fn who_waits_in_a_half_moved_slot_gets_what_is_pushed_at_the_target() {
 
 #[test]
 fn who_has_waited_for_longer_than_the_deadline_has_it_anew_when_the_slot_opens() {
-    let (cluster, proxy) = start(&["--command-deadline", "2s"]);
+    let (cluster, proxy) = start(&["--command-deadline", "5s"]);
     let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
     let (one, two) = (key(SLOT, "one"), key(SLOT, "two"));
     let (mut client, mut other) = (proxy.connect(), proxy.connect());
     client.send(&["BLPOP", &one, &two, "0"]);
     eventually(SOON, || waiting(&cluster, from) == 1);
-    thread::sleep(Duration::from_millis(2_200));
+    thread::sleep(Duration::from_millis(5_200));
     cluster.begin_migration(SLOT, from, to);
     // Shows that the slot is open; of two keys the target says TRYAGAIN.
     assert_eq!(other.cmd(&["GET", &one]), Value::NullBulk);

@@ -106,8 +106,11 @@ impl Node {
         let words = ["CLIENT", "UNBLOCK", &id, "ERROR"];
         write::request(&mut request, words.iter().map(|word| word.as_bytes()));
         own.unblocks.set(own.unblocks.get() + 1);
-        let answer = link.call(request.into(), 0, false).await.ok()?;
-        let did = *answer.reply == *b":1\r\n";
+        let did = match link.call(request.into(), 0, false).await {
+            Ok(answer) => *answer.reply == *b":1\r\n",
+            Err(loss) if loss.sent => return None,
+            Err(_) => false,
+        };
         own.unblocks.set(own.unblocks.get() - u32::from(!did));
         Some(did)
     }

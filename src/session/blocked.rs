@@ -33,8 +33,10 @@ pub(super) struct Blocked {
     /// How many attempts to end it are on their way,
     ending: Cell<u32>,
     answered: Notify,
-    /// and who did.
+    /// who did,
     ended: Cell<Option<Ending>>,
+    /// and who may have, since the node's answer was lost: that shows when the wait ends so.
+    in_doubt: Cell<Option<Ending>>,
 }
 
 /// Who ended a wait.
@@ -123,7 +125,10 @@ impl Session {
                 match blocked.ended.get() {
                     None => return false,
                     // It was called back meanwhile, and may wait elsewhere already.
-                    Some(_) if self.blocked.borrow().is_some() => continue,
+                    Some(_) if self.blocked.borrow().is_some() => {
+                        sleep(AGAIN).await;
+                        continue;
+                    }
                     Some(_) => {}
                 }
             } else if !self.in_line.get() {
@@ -140,17 +145,19 @@ impl Blocked {
     pub(super) fn new(own: &Dedicated, slot: u16, asked: bool, was_recalled: bool) -> Rc<Self> {
         let (node, link) = (own.node().clone(), own.link().clone());
         let stays = Instant::now() + if was_recalled { RECALLED } else { Duration::ZERO };
-        let (ending, answered, ended) = (Cell::new(0), Notify::new(), Cell::new(None));
-        Rc::new(Blocked { node, link, slot, asked, stays, ending, answered, ended })
+        let (ending, ended, in_doubt) = (Cell::new(0), Cell::new(None), Cell::new(None));
+        Rc::new(Blocked { node, link, slot, asked, stays, ending, answered: Notify::new(), ended, in_doubt })
     }
 
     /// Ends it. False if something else had.
     async fn end(&self, by: Ending) -> bool {
         self.ending.set(self.ending.get() + 1);
         let did = self.node.unblock(&self.link).await;
-        // Without an answer it may have, which shows when the wait ends that way.
-        if did != Some(false) && self.ended.get().is_none() {
-            self.ended.set(Some(by));
+        match did {
+            // A call that was put off is ended more than once: who asked for an end goes before the proxy.
+            Some(true) if by != Ending::Recall || self.ended.get().is_none() => self.ended.set(Some(by)),
+            Some(_) => {}
+            None => self.in_doubt.set(Some(by)),
         }
         self.ending.set(self.ending.get() - 1);
         self.answered.notify_one();
@@ -162,6 +169,6 @@ impl Blocked {
         while self.ending.get() > 0 {
             self.answered.notified().await;
         }
-        self.ended.get()
+        self.ended.get().or(self.in_doubt.get())
     }
 }

@@ -186,7 +186,7 @@ impl Errand {
     pub(super) fn renew(&self, hold: &mut Hold, took: Duration) {
         if took > WAITED {
             let deadline = Instant::now() + self.session.settings.limits.command_deadline;
-            (hold.deadline, hold.tries, hold.is_deleted) = (deadline, 0, false);
+            *hold = Hold { deadline, tries: 0, error: None, is_deleted: false, next: hold.next.clone() };
         }
     }
 
