@@ -5,10 +5,14 @@
 mod support;
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Action, Client, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually, key};
+use support::{
+    Action, Client, LOW, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually, key,
+};
 
 const SLOT: u16 = 100;
 const OTHER: u16 = 16_000;
@@ -408,8 +412,11 @@ fn a_node_that_hangs_is_noticed_by_a_links_own_ping() {
     client.send(&["BLPOP", &key(SLOT, "l"), "0"]);
     eventually(SOON, || waiting(&cluster, owner) == 1);
     cluster.stop(owner);
+    let begun = Instant::now();
     let text = client.read_value().text();
     assert!(text.starts_with("INDOUBT "), "{text}");
+    // A PING every ten seconds, link_timeout and two rounds; and what a busy machine takes.
+    assert!(begun.elapsed() < Duration::from_millis(11_500) + SOON / 4, "{:?}", begun.elapsed());
     cluster.cont(owner);
 }
 
@@ -609,6 +616,38 @@ fn a_wait_that_a_node_has_put_off_is_ended_without_harm() {
     cluster.ask(owner, &["CLIENT", "UNPAUSE"]);
     assert_eq!(other.cmd(&["RPUSH", &name, "1"]), Value::Int(1));
     assert_eq!(other.cmd(&["LLEN", &name]), Value::Int(1), "nobody waits for it any more");
+}
+
+#[test]
+fn an_unblock_whose_answer_is_lost_holds_up_nobody() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = cluster.proxy(&["--link-timeout", "1s", "--workers", "1"]);
+    let (mut waits, mut admin, mut other) = (proxy.connect(), proxy.connect(), proxy.connect());
+    let id = waits.cmd(&["CLIENT", "ID"]).int().to_string();
+    let (call, ask) = (["BLPOP", &key(LOW, "l"), "0"], ["CLIENT", "UNBLOCK", &id, "TIMEOUT"]);
+    let asked = Arc::new(AtomicBool::new(false));
+    let unblocked = asked.clone();
+    cluster.node(0).script(|_, args| if args[0] == b"BLPOP" { Action::Silent } else { Action::Default });
+    cluster.node(0).control(move |_, args| match args.get(1).map(Vec::as_slice) {
+        Some(b"UNBLOCK") => {
+            unblocked.store(true, Ordering::Relaxed);
+            Action::Silent
+        }
+        _ => Action::Default,
+    });
+    waits.send(&call);
+    eventually(SOON, || cluster.count(&call.join(" ")) > 0);
+    admin.send(&ask);
+    eventually(SOON, || asked.load(Ordering::Relaxed));
+    // The node leaves the table, and ends.
+    cluster.edit(|topology| {
+        topology.assign(0..=16_383, 1);
+        topology.nodes[0].hidden = true;
+    });
+    cluster.node(0).down();
+    assert!(waits.read_value().is_error(), "what it waited for is in doubt");
+    assert_eq!(admin.read_value(), Value::Int(0));
+    assert_eq!(other.cmd(&["GET", &key(LOW, "k")]), Value::NullBulk);
 }
 
 #[test]

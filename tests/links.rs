@@ -123,9 +123,12 @@ fn a_link_given_up_in_doubt_is_killed_at_the_node_before_anything_else() {
     let gate = stopped.clone();
     once(&cluster, "SET", move || Action::Silent.after(&gate));
     let mut client = proxy.connect();
-    let a = key(LOW, "a");
+    let (a, begun) = (key(LOW, "a"), Instant::now());
     let replies = client.pipeline(&[["SET", &a, "1"], ["SET", &a, "2"]]);
     assert_eq!(replies, [in_doubt(&cluster, 0), in_doubt(&cluster, 0)]);
+    // link_timeout and two rounds, and what a busy machine takes.
+    let within = Duration::from_secs(1)..Duration::from_millis(1_500) + SOON / 4;
+    assert!(within.contains(&begun.elapsed()), "{:?}", begun.elapsed());
     assert_eq!(client.cmd(&["SET", &a, "3"]), Value::ok());
     stopped.open();
     assert_eq!(client.cmd(&["GET", &a]), Value::bulk("3"));
