@@ -90,7 +90,7 @@ impl<'a> Client<'a> {
     fn judge(&mut self, op: &Op, reply: &Value, sent: Ms, got: Ms) {
         if let Value::Error(text) = reply {
             let asked = Asked { name: op.name(), reads: op.is_read(), tags: &op.tags(), sent, got };
-            let outcome = self.run.journal.error(&asked, text);
+            let outcome = self.run.error(self.me, &asked, text);
             return self.failed(op, outcome, sent, got);
         }
         *self.done.entry(op.name()).or_default() += 1;

@@ -96,7 +96,7 @@ impl Run {
                 Ok(Value::Bulk(_)) if moves => reply.as_ref().map(Value::text).unwrap_or_default(),
                 Ok(Value::Error(text)) => {
                     let asked = Asked { name: args[0], reads: false, tags: &[tag], sent, got };
-                    if self.journal.error(&asked, text) == Outcome::Doubt && !moves {
+                    if self.error(client, &asked, text) == Outcome::Doubt && !moves {
                         lock(&taken.0).doubts.entry(tag).or_default().push(got);
                     }
                     continue;

@@ -389,3 +389,34 @@ fn mask(text: &str) -> String {
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[test]
+fn errors_are_excused_only_for_what_is_broken() {
+    let journal = Journal::new(Duration::from_secs(30));
+    let doubt = "INDOUBT the connection to node 127.0.0.1:1 was lost after the command was sent; …";
+    let excuses = |reads, tag: usize, sent, got, text: &str| {
+        let asked = Asked { name: "SET", reads, tags: &[tag], sent, got };
+        journal.excuses(&asked, text.starts_with("INDOUBT "), text)
+    };
+    let order = format!("{ORDER} …");
+    assert!(!excuses(false, 0, 0, 0, doubt), "nothing is broken");
+    let window = journal.open(Kind::KillPrimary, vec!["127.0.0.1:1".to_owned()], vec![0], Some(1));
+    assert!(excuses(false, 0, 0, 0, doubt));
+    assert!(!excuses(true, 0, 0, 0, doubt), "a read is asked again");
+    assert!(!excuses(false, 0, 0, 0, &doubt.replace(":1 ", ":2 ")), "another node");
+    assert!(excuses(false, 0, 0, 0, &order) && !excuses(false, 1, 0, 0, &order));
+    for refused in ["MOVED 1 127.0.0.1:1", "LOADING …", "CLUSTERDOWN …"] {
+        assert!(!excuses(false, 0, 0, 20_000, refused), "before the deadline: {refused}");
+        assert!(excuses(false, 0, 0, 40_000, refused) && !excuses(false, 1, 0, 40_000, refused));
+    }
+    assert!(!excuses(false, 0, 0, 40_000, "ERR anything else"));
+    assert!(journal.is_in_doubt(&[0], 0, 0) && !journal.is_in_doubt(&[1], 0, 0));
+    let opened = journal.opened(1, "127.0.0.1:2".to_owned());
+    assert!(!journal.is_in_doubt(&[1], 0, 0), "the target is another node");
+    drop(opened);
+    let _opened = journal.opened(1, "127.0.0.1:1".to_owned());
+    assert!(journal.is_in_doubt(&[1], 0, 0) && excuses(false, 1, 0, 0, &order));
+    journal.close(window);
+    let late = journal.now() + AFTERMATH + 1;
+    assert!(!excuses(false, 0, late, late, doubt) && !journal.is_in_doubt(&[0], late, late));
+}

@@ -14,6 +14,9 @@ use crate::{
     support::Value,
 };
 
+#[cfg(test)]
+use crate::{journal::Journal, nemesis::Kind, settings::Settings};
+
 /// A reply that was older than what had been acknowledged.
 struct Back {
     tag: usize,
@@ -289,4 +292,42 @@ struct Element {
     at: Span,
     end: Option<Outcome>,
     here: u32,
+}
+
+#[test]
+fn lists_show_what_is_lost_twice_there_or_out_of_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = folder.path().join("node").join("appendonlydir");
+    std::fs::create_dir_all(&files).unwrap();
+    let written = "*3\r\n$5\r\nRPUSH\r\n$1\r\nk\r\n$5\r\n0.0.2\r\n";
+    std::fs::write(files.join("appendonly.aof.1.incr.aof"), written).unwrap();
+    let keep = Keep::new(vec![folder.path().join("node")], &folder.path().join("kept"));
+    keep.link();
+    keep.read(true);
+    // Element 3 was refused, element 4 is in doubt, the others were acknowledged.
+    let end = |n: u32| match n {
+        3 => Outcome::Refused,
+        4 => Outcome::Doubt,
+        _ => Outcome::Done,
+    };
+    let list = List { log: (0..5).map(|n| (n, n, Some(end(n)))).collect(), ..List::default() };
+    let faults = |items: &[u32], breaks: bool| -> Vec<&'static str> {
+        let run = Run::new(Settings::or(1, 1, 1, "quiet"), Journal::new(PATIENCE), vec![String::new(); 3]);
+        if breaks {
+            run.journal.open(Kind::KillPrimary, Vec::new(), vec![0], Some(0));
+        }
+        let items: Vec<Value> = items.iter().map(|n| Value::bulk(format!("0.0.{n}"))).collect();
+        run.judge_list(&keep, 0, 0, "k", &items, &list, &History::default());
+        let faults = lock(&run.journal.faults);
+        faults.iter().map(|fault| fault.kind).collect()
+    };
+    assert!(faults(&[0, 1, 2], false).is_empty() && faults(&[0, 1, 2, 4], false).is_empty());
+    assert_eq!(faults(&[0, 1], false), ["lost"]);
+    assert_eq!(faults(&[0, 1, 1, 2], false), ["duplicate"]);
+    assert_eq!(faults(&[0, 2, 1], false), ["order"]);
+    assert_eq!(faults(&[0, 1, 2, 3], false), ["violation"], "it was refused");
+    assert_eq!(faults(&[0, 1, 2, 9], false), ["violation"], "nobody wrote it");
+    // The cluster's own loss stands in the file of the primary that was lost.
+    assert!(faults(&[0, 1], true).is_empty());
+    assert_eq!(faults(&[0, 2], true), ["lost"]);
 }

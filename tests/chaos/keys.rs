@@ -249,3 +249,40 @@ impl Keys {
         Self { registers: (0..registers(client)).map(|_| Register::default()).collect(), ..Self::default() }
     }
 }
+
+#[test]
+fn counts_go_up_by_what_was_asked_for_and_what_is_in_doubt() {
+    let count = |doubt| Count { known: 5, doubt, at: (0, 0) };
+    assert!(matches!(count(0).raised("k", 6, (1, 1)), Verdict::Fine));
+    assert!(matches!(count(0).raised("k", 7, (1, 1)), Verdict::Wrong(_)), "carried out twice");
+    assert!(matches!(count(1).raised("k", 7, (1, 1)), Verdict::Fine));
+    assert!(matches!(count(1).raised("k", 8, (1, 1)), Verdict::Wrong(_)));
+    assert!(matches!(count(1).read("k", 4, (1, 1)), Verdict::Back { .. }), "lost, or stale");
+    let mut settled = count(1);
+    assert!(matches!(settled.read("k", 5, (1, 1)), Verdict::Fine));
+    assert!(matches!(settled.read("k", 6, (2, 2)), Verdict::Wrong(_)), "what had not happened happens");
+}
+
+#[test]
+fn registers_have_the_last_value_or_one_that_is_in_doubt() {
+    let read = |register: &mut Register, n| register.read("k", n, |n| n.to_string(), (1, 1));
+    let set = |outcomes: &[Outcome]| {
+        let mut register = Register::default();
+        let written = outcomes.iter().map(|outcome| {
+            let n = register.next(0, false);
+            register.set(n, *outcome, (0, 0));
+            n
+        });
+        let written: Vec<u32> = written.collect();
+        (register, written)
+    };
+    let (mut register, n) = set(&[Outcome::Done, Outcome::Done]);
+    assert!(matches!(read(&mut register, None), Verdict::Wrong(_)), "nobody wrote it");
+    assert!(matches!(read(&mut register, Some(n[1])), Verdict::Fine));
+    assert!(matches!(read(&mut register, Some(n[0])), Verdict::Back { .. }), "stale");
+    let (mut register, n) = set(&[Outcome::Done, Outcome::Doubt]);
+    assert!(matches!(read(&mut register, Some(n[0])), Verdict::Fine));
+    assert!(matches!(read(&mut register, Some(n[1])), Verdict::Wrong(_)), "carried out later");
+    let (mut register, n) = set(&[Outcome::Done, Outcome::Refused]);
+    assert!(matches!(read(&mut register, Some(n[1])), Verdict::Wrong(_)), "refused, and carried out");
+}

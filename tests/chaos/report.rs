@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, sync::atomic::Ordering, time::Duration};
 
-use crate::{journal::lock, keys::TAGS, ops::NAMES, run::Run, support::Proxy, world::SHARDS};
+use crate::{journal::lock, keys::TAGS, nemesis::Kind, ops::NAMES, run::Run, support::Proxy, world::SHARDS};
 
 /// A run that is long enough for everything.
 const LONG: Duration = Duration::from_secs(300);
@@ -30,7 +30,9 @@ pub fn expect_all(run: &Run) {
     }
     let nemeses = run.settings.nemeses.iter().map(|kind| format!("nemesis {kind}"));
     let clients = NAMES.iter().chain(&OTHERS).map(|&name| name.to_owned());
-    for what in clients.chain(nemeses) {
+    let kills = run.settings.nemeses.contains(&Kind::KillPrimary);
+    let judged = kills.then(|| "takeovers after kill, judged".to_owned());
+    for what in clients.chain(nemeses).chain(judged) {
         let happened = lock(&run.journal.counts).get(&what).is_some_and(|n| *n > 0);
         if !happened {
             run.journal.fault("never happened", what, String::new());

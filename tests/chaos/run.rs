@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     conn::{Conn, PATIENCE},
-    journal::{Asked, Journal},
+    journal::{Asked, Journal, Outcome},
     judge::Judge,
     keys::TAGS,
     settings::Settings,
@@ -64,6 +64,14 @@ impl Run {
 
     pub fn set_half_moved(&self, tag: Option<usize>) {
         self.half.store(tag.unwrap_or(usize::MAX), Ordering::Release);
+    }
+
+    /// A client got an error: on the third listener never for a write in doubt.
+    pub fn error(&self, client: usize, asked: &Asked, text: &str) -> Outcome {
+        if text.starts_with("INDOUBT ") && client % self.listeners.len() == IN_DOUBT {
+            self.journal.fault("unexpected error", format!("client {client}: {text}"), String::new());
+        }
+        self.journal.error(asked, text)
     }
 
     /// A client's connection ended; `later` are the tags of what was asked behind the first command without a reply. On

@@ -172,18 +172,22 @@ pub fn run(run: &Run, world: &World) {
     });
 }
 
-fn lane(run: &Run, world: &World, number: u64, name: &str, kinds: &[Kind]) {
-    let mut rng = Rng::with_seed(run.settings.seed.wrapping_mul(31).wrapping_add(number));
-    let end = run.settings.length.as_millis() as u32;
+/// The steps of a lane: each kind once, in random order, and again, so that none is missing in a run of some minutes.
+fn steps(seed: u64, lane: u64, kinds: &[Kind]) -> impl Iterator<Item = Step> {
+    let mut rng = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(lane));
     let mut deck = Vec::new();
-    for n in 0.. {
-        // Each kind once, in random order, and again: none is missing in a run of some minutes.
+    std::iter::from_fn(move || {
         if deck.is_empty() {
             deck = kinds.to_vec();
             rng.shuffle(&mut deck);
         }
-        let Some(kind) = deck.pop() else { return };
-        let step = Step::draw(&mut rng, kind);
+        deck.pop().map(|kind| Step::draw(&mut rng, kind))
+    })
+}
+
+fn lane(run: &Run, world: &World, number: u64, name: &str, kinds: &[Kind]) {
+    let end = run.settings.length.as_millis() as u32;
+    for (n, step) in steps(run.settings.seed, number, kinds).enumerate() {
         thread::sleep(Duration::from_secs_f64(step.pause));
         if run.journal.now() >= end {
             return;
@@ -211,4 +215,13 @@ fn carry_out(run: &Run, world: &World, step: &Step) -> Result<String, String> {
         KillReplica | StopReplica => pests::break_replica(run, world, step),
         Pause | KillClients | Reload => pests::annoy(run, world, step),
     }
+}
+
+#[test]
+fn the_seed_repeats_the_schedule() {
+    let kinds = LANES[0].1;
+    let drawn =
+        |seed| -> Vec<String> { steps(seed, 0, kinds).take(50).map(|step| format!("{step:?}")).collect() };
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
 }
