@@ -105,6 +105,7 @@ fn chaos(settings: Settings) {
             (0..SCANNERS).for_each(|who| _ = scope.spawn(move || run.scan(who)));
             for shard in 0..SHARDS {
                 scope.spawn(move || run.probe(shard, world.tags_of(shard)));
+                scope.spawn(move || world.tags_of(shard).first().map(|&tag| run.wait_for_long(shard, tag)));
             }
             nemesis::run(run, world);
             run.stop();

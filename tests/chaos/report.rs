@@ -9,10 +9,11 @@ const LONG: Duration = Duration::from_secs(300);
 /// Faults that are counted also if there are none.
 const WORST: [&str; 4] = ["violation", "duplicate", "lost", "order"];
 /// What others do than the clients with pipelines.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "BLPOP",
     "BLMOVE",
     "SCANs of all keys",
+    "XREADs of nothing",
     "messages of Channels heard",
     "messages of Patterns heard",
     "messages of Shards heard",

@@ -9,8 +9,13 @@ use crate::{
     journal::Asked,
     keys::{TAGS, key},
     run::Run,
-    support::Value,
+    support::{Value, encode},
 };
+
+/// Longer than the proxy may hold a command.
+const WAIT: Duration = Duration::from_secs(40);
+/// Who waits looks so often whether the run is over.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Keys that are there from the beginning to the end: some in each tag's slot, and others anywhere.
 pub fn fixed_keys() -> Vec<String> {
@@ -57,6 +62,40 @@ impl Run {
                 }
             }
             thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// Waits for a stream that nobody writes, each time for longer than the proxy may hold a command: it is told nothing
+    /// else than that its time is over.
+    pub fn wait_for_long(&self, who: usize, tag: usize) {
+        let (stream, block) = (key(tag, "never"), WAIT.as_millis().to_string());
+        let mut conn = Conn::connect(&self.listener(who), LOOK).expect("the proxy accepts");
+        let call = encode(&["XREAD", "BLOCK", &block, "STREAMS", &stream, "0"]);
+        while !self.stopping() {
+            let sent = self.journal.now();
+            let asked = conn.send(&call).and_then(|()| {
+                loop {
+                    match conn.read() {
+                        Err(error) if Conn::is_silence(&error) && !self.stopping() => {}
+                        reply => return reply,
+                    }
+                }
+            });
+            let got = self.journal.now();
+            let took = Duration::from_millis(u64::from(got - sent));
+            match asked {
+                _ if self.stopping() => return,
+                Ok(Value::NullArray) if took + LOOK >= WAIT && took < WAIT + PATIENCE => {
+                    self.journal.count("XREADs of nothing", 1);
+                }
+                Ok(Value::Error(text)) => {
+                    self.error(who, &Asked { name: "XREAD", reads: true, tags: &[tag], sent, got }, &text);
+                }
+                other => {
+                    let what = format!("XREAD sent at {sent}, read at {got}: {other:?}");
+                    return self.journal.fault("wrong reply", what, String::new());
+                }
+            }
         }
     }
 
