@@ -23,13 +23,6 @@ fn start(args: &[&str]) -> (TestCluster, Proxy) {
     (cluster, proxy)
 }
 
-/// How many clients wait at a node.
-fn waiting(cluster: &TestCluster, node: usize) -> usize {
-    let info = cluster.client(node).cmd(&["INFO", "clients"]).text();
-    let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).unwrap();
-    line.trim().parse().unwrap()
-}
-
 fn links(cluster: &TestCluster, node: usize) -> usize {
     let listed = cluster.client(node).cmd(&["CLIENT", "LIST", "TYPE", "normal"]).text();
     listed.lines().filter(|line| line.contains(" name=slotmux-")).count()
@@ -39,6 +32,11 @@ fn links(cluster: &TestCluster, node: usize) -> usize {
 fn ready(cluster: &TestCluster, node: usize) -> usize {
     let listed = cluster.client(node).cmd(&["CLIENT", "LIST"]).text();
     listed.lines().filter(|line| line.contains(" name=slotmux-") && line.contains(" cmd=unwatch ")).count()
+}
+
+/// The id of the first entry of the first stream that was read.
+fn entry_id(read: &Value) -> Value {
+    read.items()[0].items()[1].items()[0].items()[0].clone()
 }
 
 fn list(items: &[&str]) -> Value {
@@ -89,7 +87,7 @@ fn each_waits_for_what_another_client_sends_and_hinders_nobody() {
         let mut client = proxy.connect();
         client.send(&call);
         client.send(&["PING"]);
-        eventually(SOON, || waiting(&cluster, owner) == 1);
+        eventually(SOON, || cluster.waiting(owner) == 1);
         assert_eq!(other.cmd(&["GET", &key(SLOT, "x")]), Value::NullBulk, "others go on");
         assert!(!other.cmd(&push).is_error());
         assert_eq!(client.read_value(), reply, "{call:?}");
@@ -105,9 +103,9 @@ fn a_group_reads_what_comes_and_what_is_there_is_given_at_once() {
     let (name, mut client, mut other) = (key(SLOT, "s"), proxy.connect(), proxy.connect());
     assert_eq!(other.cmd(&["XGROUP", "CREATE", &name, "g", "$", "MKSTREAM"]), Value::ok());
     client.send(&["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", &name, ">"]);
-    eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+    eventually(SOON, || cluster.waiting(cluster.owner_of(SLOT)) == 1);
     other.cmd(&["XADD", &name, "7-1", "f", "v"]);
-    assert_eq!(client.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("7-1"));
+    assert_eq!(entry_id(&client.read_value()), Value::bulk("7-1"));
     let replies = client.pipeline(&[
         &["RPUSH", &key(SLOT, "l"), "1", "2"][..],
         &["BLPOP", &key(SLOT, "l"), "0"],
@@ -182,9 +180,9 @@ fn a_client_that_leaves_ends_its_wait_and_pops_nothing() {
     for leave in leave {
         let mut client = proxy.connect();
         client.send(&["BLPOP", &name, "0"]);
-        eventually(SOON, || waiting(&cluster, owner) == 1);
+        eventually(SOON, || cluster.waiting(owner) == 1);
         leave(client);
-        eventually(SOON, || waiting(&cluster, owner) == 0);
+        eventually(SOON, || cluster.waiting(owner) == 0);
         assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "1"]), Value::Int(1));
         assert_eq!(proxy.connect().cmd(&["LPOP", &name]), Value::bulk("1"));
     }
@@ -204,12 +202,12 @@ fn a_client_that_leaves_is_noticed_at_once() {
     for round in 0..30 {
         let mut client = proxy.connect();
         client.send(&["BLPOP", &name, "0"]);
-        eventually(SOON, || waiting(&cluster, owner) == 1);
+        eventually(SOON, || cluster.waiting(owner) == 1);
         // Those that have just begun to wait are ended in another way than the others.
         thread::sleep(Duration::from_millis(if round % 2 == 0 { 0 } else { 120 }));
         let begun = Instant::now();
         let _client = leave[round % 3](client);
-        eventually(SOON, || waiting(&cluster, owner) == 0);
+        eventually(SOON, || cluster.waiting(owner) == 0);
         took += begun.elapsed();
     }
     assert!(took < 30 * Duration::from_millis(200), "{took:?}");
@@ -241,13 +239,13 @@ fn who_waits_in_a_slot_that_moves_is_served_at_the_new_owner() {
     other.cmd(&["XADD", &stream, "1-1", "f", "v"]);
     client.send(&["BLPOP", &name, "0"]);
     reader.send(&["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"]);
-    eventually(SOON, || waiting(&cluster, from) == 2);
+    eventually(SOON, || cluster.waiting(from) == 2);
     cluster.migrate_slot(SLOT, from, to);
-    eventually(SOON, || waiting(&cluster, to) == 2);
+    eventually(SOON, || cluster.waiting(to) == 2);
     other.cmd(&["RPUSH", &name, "1"]);
     other.cmd(&["XADD", &stream, "1-2", "f", "v"]);
     assert_eq!(client.read_value(), list(&[&name, "1"]));
-    assert_eq!(reader.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("1-2"));
+    assert_eq!(entry_id(&reader.read_value()), Value::bulk("1-2"));
     assert_eq!(proxy.metric("slotmux_errors_total"), 0.0);
 }
 
@@ -259,15 +257,15 @@ fn who_reads_from_a_group_follows_its_stream_and_is_told_when_it_is_gone() {
     let read = ["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", &stream, ">"];
     assert_eq!(other.cmd(&["XGROUP", "CREATE", &stream, "g", "$", "MKSTREAM"]), Value::ok());
     client.send(&read);
-    eventually(SOON, || waiting(&cluster, from) == 1);
+    eventually(SOON, || cluster.waiting(from) == 1);
     // A server of 7.0 tells those who wait that their stream is deleted, as soon as it is at the target.
     cluster.migrate_slot(SLOT, from, to);
-    eventually(SOON, || waiting(&cluster, to) == 1);
+    eventually(SOON, || cluster.waiting(to) == 1);
     other.cmd(&["XADD", &stream, "1-1", "f", "v"]);
-    assert_eq!(client.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("1-1"));
+    assert_eq!(entry_id(&client.read_value()), Value::bulk("1-1"));
     assert_eq!(proxy.metric("slotmux_errors_total") + proxy.metric("slotmux_server_errors_total"), 0.0);
     client.send(&read);
-    eventually(SOON, || waiting(&cluster, to) == 1);
+    eventually(SOON, || cluster.waiting(to) == 1);
     assert_eq!(other.cmd(&["DEL", &stream]), Value::Int(1));
     assert_eq!(client.read_value(), Value::error("UNBLOCKED the stream key no longer exists"));
 }
@@ -279,11 +277,11 @@ fn an_entry_that_comes_while_a_stream_has_no_reader_is_not_missed() {
     let (stream, mut reader) = (key(SLOT, "s"), proxy.connect());
     proxy.connect().cmd(&["XADD", &stream, "1-1", "f", "v"]);
     reader.send(&["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"]);
-    eventually(SOON, || waiting(&cluster, from) == 1);
+    eventually(SOON, || cluster.waiting(from) == 1);
     // The reader is told only some time later that its slot has moved.
     cluster.migrate_slot(SLOT, from, to);
     assert_eq!(cluster.client(to).cmd(&["XADD", &stream, "1-2", "f", "v"]), Value::bulk("1-2"));
-    assert_eq!(reader.read_value().items()[0].items()[1].items()[0].items()[0], Value::bulk("1-2"));
+    assert_eq!(entry_id(&reader.read_value()), Value::bulk("1-2"));
 }
 
 #[test]
@@ -301,10 +299,10 @@ fn who_reads_several_streams_from_their_ends_sees_no_old_entry_in_a_half_moved_s
     eventually(SOON, || proxy.metric("slotmux_redirects_total{kind=\"tryagain\"}") > 2.0);
     cluster.move_keys(SLOT, from, to);
     cluster.finish_migration(SLOT, from, to);
-    eventually(SOON, || waiting(&cluster, to) == 1);
+    eventually(SOON, || cluster.waiting(to) == 1);
     assert_eq!(other.cmd(&["XADD", &one, "1-2", "f", "new"]), Value::bulk("1-2"));
     let read = reader.read_value();
-    assert_eq!(read.items()[0].items()[1].items()[0].items()[0], Value::bulk("1-2"), "{read:?}");
+    assert_eq!(entry_id(&read), Value::bulk("1-2"), "{read:?}");
 }
 
 #[test]
@@ -313,14 +311,14 @@ fn who_waits_in_a_half_moved_slot_gets_what_is_pushed_at_the_target() {
     let (from, to) = (cluster.owner_of(SLOT), cluster.owner_of(OTHER));
     let (name, mut client) = (key(SLOT, "l"), proxy.connect());
     client.send(&["BLPOP", &name, "0"]);
-    eventually(SOON, || waiting(&cluster, from) == 1);
+    eventually(SOON, || cluster.waiting(from) == 1);
     cluster.begin_migration(SLOT, from, to);
     // The push shows that the slot is open; it goes to the target, which tells nobody at the source.
     assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "1"]), Value::Int(1));
     assert_eq!(client.read_value(), list(&[&name, "1"]));
     // And one that begins to wait now waits at the target.
     client.send(&["BLPOP", &name, "0"]);
-    eventually(SOON, || waiting(&cluster, to) == 1);
+    eventually(SOON, || cluster.waiting(to) == 1);
     assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "2"]), Value::Int(1));
     assert_eq!(client.read_value(), list(&[&name, "2"]));
     cluster.finish_migration(SLOT, from, to);
@@ -333,14 +331,14 @@ fn who_has_waited_for_longer_than_the_deadline_has_it_anew_when_the_slot_opens()
     let (one, two) = (key(SLOT, "one"), key(SLOT, "two"));
     let (mut client, mut other) = (proxy.connect(), proxy.connect());
     client.send(&["BLPOP", &one, &two, "0"]);
-    eventually(SOON, || waiting(&cluster, from) == 1);
+    eventually(SOON, || cluster.waiting(from) == 1);
     thread::sleep(Duration::from_millis(5_200));
     cluster.begin_migration(SLOT, from, to);
     // Shows that the slot is open; of two keys the target says TRYAGAIN.
     assert_eq!(other.cmd(&["GET", &one]), Value::NullBulk);
     eventually(SOON, || proxy.metric("slotmux_redirects_total{kind=\"tryagain\"}") > 2.0);
     cluster.finish_migration(SLOT, from, to);
-    eventually(SOON, || waiting(&cluster, to) == 1);
+    eventually(SOON, || cluster.waiting(to) == 1);
     assert_eq!(other.cmd(&["RPUSH", &two, "1"]), Value::Int(1));
     assert_eq!(client.read_value(), list(&[&two, "1"]));
 }
@@ -361,10 +359,10 @@ fn who_waits_survives_a_failover_and_a_timeout_counts_on() {
     client.send(&["BLPOP", &name, "0"]);
     let begun = Instant::now();
     brief.send(&["BLPOP", &key(SLOT, "never"), "4"]);
-    eventually(SOON, || waiting(&cluster, owner) == 2);
+    eventually(SOON, || cluster.waiting(owner) == 2);
     let brief = thread::spawn(move || (brief.read_value(), begun.elapsed().as_secs_f64()));
     cluster.failover(replica);
-    eventually(SOON, || waiting(&cluster, replica) >= 1);
+    eventually(SOON, || cluster.waiting(replica) >= 1);
     assert_eq!(proxy.connect().cmd(&["RPUSH", &name, "1"]), Value::Int(1));
     assert_eq!(client.read_value(), list(&[&name, "1"]));
     let (reply, after) = brief.join().unwrap();
@@ -381,7 +379,7 @@ fn a_write_that_waited_at_a_node_that_died_is_in_doubt_and_a_read_waits_on() {
     let (mut writer, mut reader) = (proxy.connect(), proxy.connect());
     writer.send(&["BLPOP", &key(SLOT, "l"), "0"]);
     reader.send(&["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"]);
-    eventually(SOON, || waiting(&cluster, owner) == 2);
+    eventually(SOON, || cluster.waiting(owner) == 2);
     cluster.kill9(owner);
     let text = writer.read_value().text();
     assert!(text.starts_with("INDOUBT the connection to node 127.0.0.1:"), "{text}");
@@ -394,7 +392,7 @@ fn a_node_that_hangs_is_given_up_by_those_who_wait_there() {
     let (cluster, proxy) = start(&["--link-timeout", "1s", "--workers", "1"]);
     let (owner, mut client) = (cluster.owner_of(SLOT), proxy.connect());
     client.send(&["BLPOP", &key(SLOT, "l"), "0"]);
-    eventually(SOON, || waiting(&cluster, owner) == 1);
+    eventually(SOON, || cluster.waiting(owner) == 1);
     cluster.stop(owner);
     // A shared link finds out: by a command, or by its own PING a while later.
     let mut other = proxy.connect();
@@ -410,7 +408,7 @@ fn a_node_that_hangs_is_noticed_by_a_links_own_ping() {
     let (owner, mut client) = (cluster.owner_of(SLOT), proxy.connect());
     assert_eq!(client.cmd(&["SET", &key(SLOT, "k"), "v"]), Value::ok());
     client.send(&["BLPOP", &key(SLOT, "l"), "0"]);
-    eventually(SOON, || waiting(&cluster, owner) == 1);
+    eventually(SOON, || cluster.waiting(owner) == 1);
     cluster.stop(owner);
     let begun = Instant::now();
     let text = client.read_value().text();
@@ -428,7 +426,7 @@ fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
     let mut clients: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
     for (i, client) in clients.iter_mut().enumerate() {
         client.send(&["BLPOP", &name, "0"]);
-        eventually(SOON, || waiting(&cluster, owner) == i + 1);
+        eventually(SOON, || cluster.waiting(owner) == i + 1);
     }
     let mut late: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
     for (i, client) in late.iter_mut().enumerate() {
@@ -486,7 +484,7 @@ fn connections_that_lie_ready_give_way_where_a_node_may_have_no_more() {
     // Every other one is the same worker's, and all of its connections wait at the same time.
     for (i, client) in clients.iter_mut().step_by(2).enumerate() {
         client.send(&["BLPOP", &name, "0"]);
-        eventually(SOON, || waiting(&cluster, owner) == i + 1);
+        eventually(SOON, || cluster.waiting(owner) == i + 1);
     }
     let mut pusher = proxy.connect();
     for client in clients.iter_mut().step_by(2) {
@@ -529,9 +527,9 @@ fn many_waits_that_were_left_cost_the_next_connection_a_few_questions() {
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
     clients.iter_mut().for_each(|client| client.send(&["BLPOP", "q", "0"]));
-    eventually(SOON, || waiting(&cluster, 0) == CLIENTS);
+    eventually(SOON, || cluster.waiting(0) == CLIENTS);
     drop(clients);
-    eventually(SOON, || waiting(&cluster, 0) == 0);
+    eventually(SOON, || cluster.waiting(0) == 0);
     let mut node = cluster.client(0);
     node.cmd(&["CONFIG", "RESETSTAT"]);
     // A connection that is not there yet.
@@ -565,7 +563,7 @@ fn a_stop_ends_what_waits() {
     let (cluster, proxy) = start(&[]);
     let mut client = proxy.connect();
     client.send(&["BLPOP", &key(SLOT, "l"), "0"]);
-    eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+    eventually(SOON, || cluster.waiting(cluster.owner_of(SLOT)) == 1);
     let begun = Instant::now();
     assert!(proxy.stop().success());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
@@ -581,7 +579,7 @@ fn client_unblock_ends_a_wait_at_a_node_and_in_line() {
         let (mut waits, mut in_line) = (proxy.connect(), proxy.connect());
         let ids = [&mut waits, &mut in_line].map(|client| client.cmd(&["CLIENT", "ID"]).int().to_string());
         waits.send(&["BLPOP", &key(SLOT, "l"), "0"]);
-        eventually(SOON, || waiting(&cluster, cluster.owner_of(SLOT)) == 1);
+        eventually(SOON, || cluster.waiting(cluster.owner_of(SLOT)) == 1);
         in_line.send(&["BLPOP", &key(SLOT, "l"), "0"]);
         eventually(SOON, || proxy.metric("slotmux_waiting_for_connection") == 1.0);
         for (client, id) in [(&mut in_line, &ids[1]), (&mut waits, &ids[0])] {
@@ -606,13 +604,13 @@ fn a_wait_that_a_node_has_put_off_is_ended_without_harm() {
     // As in a planned failover: a server whose client is unblocked by TIMEOUT meanwhile crashes.
     cluster.ask(owner, &["CLIENT", "PAUSE", "60000", "WRITE"]);
     client.send(&["BLPOP", &name, "0"]);
-    eventually(SOON, || waiting(&cluster, owner) == 1);
+    eventually(SOON, || cluster.waiting(owner) == 1);
     assert_eq!(other.cmd(&["CLIENT", "UNBLOCK", &id, "TIMEOUT"]), Value::Int(1));
     assert_eq!(client.read_value(), Value::NullArray);
     client.send(&["BLPOP", &name, "0"]);
     client.finish_sending();
     assert_eq!(client.read_to_end_raw(), b"");
-    eventually(SOON, || waiting(&cluster, owner) == 0);
+    eventually(SOON, || cluster.waiting(owner) == 0);
     cluster.ask(owner, &["CLIENT", "UNPAUSE"]);
     assert_eq!(other.cmd(&["RPUSH", &name, "1"]), Value::Int(1));
     assert_eq!(other.cmd(&["LLEN", &name]), Value::Int(1), "nobody waits for it any more");
@@ -664,7 +662,7 @@ fn an_unblock_that_comes_late_meets_nobody_else() {
     }
     let id = waits.cmd(&["CLIENT", "ID"]).int().to_string();
     waits.send(&["BLPOP", &name, "0"]);
-    eventually(SOON, || waiting(&cluster, owner) == 1);
+    eventually(SOON, || cluster.waiting(owner) == 1);
     // The shared connection has a queue, of which the node reads a little at a time.
     let (long, filler) = ("for i = 1, 300000 do end return 1", "x".repeat(9000));
     let call = encode(&["EVAL", long, "1", &next, &filler]);
@@ -696,7 +694,7 @@ fn a_thousand_clients_wait_on_as_many_connections_as_are_declared() {
     clients.iter_mut().for_each(|client| client.send(&["BLPOP", &name, "0"]));
     // Of dedicated_per_node an eighth is for WATCH; the others wait in line.
     let at_node = 1024 - 1024 / 8;
-    eventually(2 * SOON, || waiting(&cluster, owner) == at_node);
+    eventually(2 * SOON, || cluster.waiting(owner) == at_node);
     eventually(SOON, || proxy.metric("slotmux_waiting_for_connection") == (CLIENTS - at_node) as f64);
     // Besides them there are those that the two workers share.
     let most = at_node + 8;

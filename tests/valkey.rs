@@ -81,10 +81,6 @@ fn who_waits_for_a_stream_or_a_list_follows_its_slot() {
     let (cluster, proxy) = start(0);
     let (stream, list, mut other) = (key(0, "s"), key(0, "l"), proxy.connect());
     assert_eq!(other.cmd(&["XGROUP", "CREATE", &stream, "g", "$", "MKSTREAM"]), Value::ok());
-    let waiting = |node: usize| {
-        let info = cluster.client(node).cmd(&["INFO", "clients"]).text();
-        info.lines().any(|line| line == "blocked_clients:3")
-    };
     let calls = [
         &["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", &stream, ">"][..],
         &["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"],
@@ -95,12 +91,12 @@ fn who_waits_for_a_stream_or_a_list_follows_its_slot() {
         client.send(call);
         client
     });
-    eventually(SOON, || waiting(0));
+    eventually(SOON, || cluster.waiting(0) == 3);
     move_at_once(&cluster, 0, 1);
-    eventually(SOON, || waiting(1));
+    eventually(SOON, || cluster.waiting(1) == 3);
     // Slot by slot it moves back, and what was there is deleted at its source.
     cluster.migrate_slot(0, 1, 0);
-    eventually(SOON, || waiting(0));
+    eventually(SOON, || cluster.waiting(0) == 3);
     other.cmd(&["XADD", &stream, "1-1", "f", "v"]);
     other.cmd(&["RPUSH", &list, "v"]);
     for client in &mut clients {

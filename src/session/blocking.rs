@@ -98,25 +98,18 @@ impl Wait {
         if self.ends.iter().all(|(.., end)| end.is_some()) {
             return None;
         }
-        let mut out = Vec::new();
-        let several = self.ends.len() > 1;
+        let (mut out, mut requests) = (Vec::new(), 0);
         self.with_args(|args| {
-            if several {
+            let streams = || self.ends.iter().map(|(stream, ..)| args.get(*stream));
+            let exists = (self.ends.len() > 1).then(|| iter::once(&b"EXISTS"[..]).chain(streams()).collect());
+            let ends = streams().map(|stream| vec![b"XREVRANGE", stream, b"+", b"-", b"COUNT", b"1"]);
+            for words in exists.into_iter().chain(ends) {
                 out.extend_from_slice(if asked { Link::ASKING } else { b"" });
-                let streams = self.ends.iter().map(|(stream, ..)| args.get(*stream));
-                write::request(
-                    &mut out,
-                    iter::once(&b"EXISTS"[..]).chain(streams).collect::<Vec<_>>().into_iter(),
-                );
-            }
-            for (stream, ..) in &self.ends {
-                out.extend_from_slice(if asked { Link::ASKING } else { b"" });
-                let words = [&b"XREVRANGE"[..], args.get(*stream), b"+", b"-", b"COUNT", b"1"];
                 write::request(&mut out, words.into_iter());
+                requests += 1 + u32::from(asked);
             }
         });
-        let requests = (self.ends.len() + usize::from(several)) as u32 * (1 + u32::from(asked));
-        Some((out.into(), requests - 1))
+        Some((out.into(), requests.checked_sub(1)?))
     }
 
     /// Notes where the streams end: there the call begins, also when it is repeated much later.

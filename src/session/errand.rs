@@ -185,8 +185,7 @@ impl Errand {
     /// What was on a node for `took` has been waiting there, if that was long: it has a whole deadline again.
     pub(super) fn renew(&self, hold: &mut Hold, took: Duration) {
         if took > WAITED {
-            let deadline = Instant::now() + self.session.settings.limits.command_deadline;
-            *hold = Hold { deadline, tries: 0, error: None, is_deleted: false, next: hold.next.clone() };
+            *hold = Hold { next: hold.next.clone(), ..self.hold() };
         }
     }
 

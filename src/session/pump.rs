@@ -309,12 +309,9 @@ fn confirmed(held: &mut Held, routes: &Routes, slot: u16) -> Option<bool> {
             if !unconfirmed.was_open {
                 return Some(false);
             }
-            // The source may hear that a slot has moved before the target does.
-            let lately = Instant::now().checked_sub(CONFIRM);
             if is_open {
-                if !witnesses.iter().any(|node| lately.is_some_and(|lately| routes.has_asked(node, lately))) {
-                    witnesses.into_iter().for_each(|node| routes.refresh(Cause::Redirect, Some(node)));
-                }
+                // The source may hear that a slot has moved before the target does: they are asked anew.
+                unconfirmed.at = Instant::now();
                 return None;
             }
         }

@@ -43,6 +43,14 @@ impl TestCluster {
         client
     }
 
+    /// How many clients wait at a node.
+    #[track_caller]
+    pub fn waiting(&self, i: usize) -> usize {
+        let info = self.client(i).cmd(&["INFO", "clients"]).text();
+        let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("INFO counts them")
+    }
+
     /// Kills a node with SIGKILL.
     pub fn kill9(&self, i: usize) {
         self.node(i).kill();
