@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -403,6 +404,19 @@ fn a_node_that_hangs_is_given_up_by_those_who_wait_there() {
 }
 
 #[test]
+fn a_node_that_is_not_reached_ends_a_wait_at_the_deadline() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = cluster.proxy(&["--command-deadline", "4s", "--connect-timeout", "1500ms"]);
+    // It accepts, and never answers.
+    cluster.node(0).control(|_, _| Action::Silent);
+    cluster.node(0).drop_connections();
+    let mut client = proxy.connect();
+    client.send(&["BLPOP", &key(LOW, "l"), "0"]);
+    let text = client.read_value().text();
+    assert!(text.starts_with("CLUSTERDOWN The node "), "{text}");
+}
+
+#[test]
 fn a_node_that_hangs_is_noticed_by_a_links_own_ping() {
     let (cluster, proxy) = start(&["--link-timeout", "1s", "--workers", "1"]);
     let (owner, mut client) = (cluster.owner_of(SLOT), proxy.connect());
@@ -571,6 +585,39 @@ fn a_stop_ends_what_waits() {
 }
 
 #[test]
+fn a_stop_loses_no_element_that_was_popped() {
+    const CLIENTS: usize = 40;
+    let (cluster, proxy) = start(&[]);
+    let (name, pushed) = (key(SLOT, "l"), 100_000);
+    let mut direct = cluster.client(cluster.owner_of(SLOT));
+    for _ in 0..pushed / 1000 {
+        assert!(!direct.cmd(&[&["RPUSH", &name][..], &["x"; 1000]].concat()).is_error());
+    }
+    let request = encode(&["BLPOP", &name, "0"]);
+    let reply = [b"*2\r\n", &encode(&[&name])[4..], b"$1\r\nx\r\n"].concat();
+    let popped = thread::scope(|scope| {
+        let consumers: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+        let consumers = consumers.into_iter().map(|client| {
+            let (request, reply) = (&request, &reply);
+            scope.spawn(move || {
+                let (mut stream, mut popped, mut input) = (client.stream(), 0, vec![0; reply.len()]);
+                while stream.write_all(request).and_then(|()| stream.read_exact(&mut input)).is_ok() {
+                    assert_eq!(input.escape_ascii().to_string(), reply.escape_ascii().to_string());
+                    popped += 1;
+                }
+                popped
+            })
+        });
+        let consumers: Vec<_> = consumers.collect();
+        eventually(SOON, || direct.cmd(&["LLEN", &name]).int() < pushed - 2_000);
+        assert!(proxy.stop().success());
+        consumers.into_iter().map(|consumer| consumer.join().unwrap()).sum::<i64>()
+    });
+    assert!((2_000..pushed).contains(&popped), "{popped}");
+    assert_eq!(popped + direct.cmd(&["LLEN", &name]).int(), pushed);
+}
+
+#[test]
 fn client_unblock_ends_a_wait_at_a_node_and_in_line() {
     let (cluster, proxy) = start(&["--dedicated-per-node", "2", "--workers", "1"]);
     let mut other = proxy.connect();
@@ -682,6 +729,23 @@ fn an_unblock_that_comes_late_meets_nobody_else() {
     assert_eq!(unblocked, expected, "{got:?}");
     assert_eq!(proxy.connect().cmd(&["RPUSH", &next, "2"]), Value::Int(1));
     assert_eq!(second.read_value(), list(&[&next, "2"]), "nobody unblocked it");
+}
+
+#[test]
+fn connections_are_handed_on_where_more_are_wanted_than_may_be_dialled_in_a_second() {
+    const CLIENTS: usize = 700;
+    slotmux::server::raise_open_files();
+    let (cluster, proxy) = start(&["--workers", "1"]);
+    let name = key(SLOT, "l");
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    let mut direct = cluster.client(cluster.owner_of(SLOT));
+    let dials = || proxy.metric("slotmux_node_dials_total");
+    for _ in 0..5 {
+        assert!(!direct.cmd(&[&["RPUSH", &name][..], &["x"; CLIENTS]].concat()).is_error());
+        clients.iter_mut().for_each(|client| client.send(&["BLPOP", &name, "0"]));
+        clients.iter_mut().for_each(|client| assert_eq!(client.read_value(), list(&[&name, "x"])));
+    }
+    assert!(dials() < CLIENTS as f64 + 10.0, "{} dials for {CLIENTS} clients", dials());
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn a_node_never_has_more_connections_than_declared_whatever_is_killed() {
                 }
             });
         }
-        // At most ten dials a second and node are done; kills come faster.
+        // Dials are bounded by the second; kills come faster.
         for _ in 0..60 {
             for admin in &mut admins {
                 assert!(admin.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).int() >= 0);

@@ -228,8 +228,29 @@ fn a_hung_node_that_left_the_cluster_does_not_keep_its_commands_for_ever() {
     gate.open();
 }
 
+/// Sixty workers at ten dials a second would need six.
 #[test]
-fn a_node_is_dialled_at_most_ten_times_a_second() {
+fn the_workers_of_a_large_machine_do_not_wait_for_each_others_dials() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = cluster.proxy(&["--workers", "60", "--max-connections-per-node", "400"]);
+    let mut clients: Vec<_> = (0..60).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["GET", &key(HIGH, "a")]), Value::NullBulk);
+    }
+    let up = format!("slotmux_node_links{{node=\"{}\",state=\"up\"}}", cluster.node(0).addr());
+    let begun = Instant::now();
+    for client in &mut clients {
+        client.send(&["GET", &key(LOW, "a")]);
+    }
+    for client in &mut clients {
+        assert_eq!(client.read_value(), Value::NullBulk);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(proxy.metric(&up) >= 50.0, "{} of the workers were needed", proxy.metric(&up));
+}
+
+#[test]
+fn a_node_that_takes_no_connection_is_dialled_at_most_ten_times_a_second() {
     let cluster = ScriptedCluster::start(2);
     let proxy = cluster.proxy(&["--command-deadline", "10s"]);
     let dials: Arc<Mutex<Vec<Instant>>> = Arc::default();

@@ -125,13 +125,13 @@ impl Node {
         if since.is_none() {
             tracing::warn!(node = %self.addr(), database, text, "a node does not have a database that another has");
         }
-        self.database_down.set(Some(Down { until: now + REFUSED, since: since.or(Some(now)) }));
+        self.database_down.set(Some(Down { until: now + REFUSED, since: since.or(Some(now)), full: false }));
         link.close("the node does not have the database");
     }
 
     /// The node, which has others, does not give one for what is large.
     pub(super) fn bulk_refused(&self) {
-        self.bulk_down.set(Some(Down { until: Instant::now() + REFUSED, since: None }));
+        self.bulk_down.set(Some(Down { until: Instant::now() + REFUSED, since: None, full: false }));
     }
 
     pub(super) fn is_bulk(&self, link: &Link) -> bool {

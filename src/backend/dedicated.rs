@@ -15,6 +15,8 @@ use crate::protocol::{Protocol, write};
 const IDLE: Duration = Duration::from_secs(60);
 /// A dial for who has gone goes on, for whoever comes next, only while fewer connections lie ready.
 const SPARE: usize = 8;
+/// Who may not dial yet looks after this time whether a connection was given back.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a session needs a connection for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +87,10 @@ impl Node {
                 }
                 Err(down) if down.since.is_some() => return Err(down),
                 Err(down) => {
-                    let _waiting = line.waits(&self.backend().metrics);
-                    sleep(down.until.saturating_duration_since(Instant::now())).await;
+                    // Who may not dial yet is not helped by others that end their connections, but by one that they
+                    // give back.
+                    let _waiting = down.full.then(|| line.waits(&self.backend().metrics));
+                    sleep(down.until.saturating_duration_since(Instant::now()).min(LOOK)).await;
                 }
             }
         }

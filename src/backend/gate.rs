@@ -11,16 +11,17 @@ use super::Use;
 use crate::metrics::{Reached, WorkerMetrics};
 use crate::net::NodeAddr;
 
-/// A node gets at most this many dials,
+/// A node gets at most this many dials, or, as long as it takes them, as many as it may have shared connections: the
+/// workers of a large machine are not to wait for each other when a replica was promoted.
 const DIALS: usize = 10;
-/// or this many for connections of single sessions, as long as it takes them: a thousand clients that begin to wait
+/// So many are for connections of single sessions, as long as it takes them: a thousand clients that begin to wait
 /// are not to take minutes.
 const DIALS_DEDICATED: usize = 500;
-/// within this time, from the whole process: a fleet that lost a node must not be what keeps it down.
+/// The time in which it gets them, from the whole process: a fleet that lost a node must not be what keeps it down.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Addresses that were not dialled lately are forgotten when there are more than this many.
 const REMEMBERED: usize = 4096;
-/// Who finds all connections taken asks again after this time.
+/// Who finds all connections taken, or does not know yet whether the node takes any, asks again after this time.
 const FULL: Duration = Duration::from_millis(100);
 
 /// Places that commands leave free: one refresher asks each cluster.
@@ -91,6 +92,17 @@ pub struct Refused {
     /// From when on to try again.
     pub until: Instant,
     /// Whether all connections to the node are taken; otherwise it was dialled too often lately.
+    pub full: bool,
+}
+
+/// A node that has no link and may not be dialled yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Down {
+    /// From when on it may be dialled.
+    pub until: Instant,
+    /// Since when every dial has failed, if one has.
+    pub since: Option<Instant>,
+    /// Whether all connections to it are taken.
     pub full: bool,
 }
 
@@ -191,14 +203,16 @@ impl DialGate {
         let (dials, most) = match purpose {
             Purpose::Dedicated if counts.is_up => (&mut counts.dedicated[0], DIALS_DEDICATED),
             Purpose::Watching if counts.is_up => (&mut counts.dedicated[1], DIALS_DEDICATED / 4),
+            _ if counts.is_up => (&mut counts.dials, self.limits.shared.max(DIALS)),
             _ => (&mut counts.dials, DIALS),
         };
-        match dials.front() {
-            Some(first) if dials.len() >= most && now.duration_since(*first) < WINDOW => {
-                return Err(Refused { until: *first + WINDOW, full: false });
-            }
-            Some(_) if dials.len() >= most => _ = dials.pop_front(),
-            _ => {}
+        while dials.front().is_some_and(|first| now.duration_since(*first) >= WINDOW) {
+            dials.pop_front();
+        }
+        if let Some(first) = dials.len().checked_sub(most).and_then(|i| dials.get(i)) {
+            let until = *first + WINDOW;
+            let until = if counts.is_up { until } else { until.min(now + FULL) };
+            return Err(Refused { until, full: false });
         }
         dials.push_back(now);
         counts.connections[purpose as usize] += 1;
@@ -295,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_dialled_at_most_ten_times_in_any_second() {
+    fn a_node_that_takes_none_is_dialled_at_most_ten_times_in_any_second() {
         let gate = DialGate::new(GateLimits { most: 5, shared: 5, dedicated: 0, dedicated_in_all: 0 });
         let (addr, other) = (NodeAddr::new("a", 1), NodeAddr::new("b", 1));
         let start = Instant::now();
@@ -310,6 +324,25 @@ mod tests {
         assert_eq!(taken.len(), 40);
         assert!(taken.windows(11).all(|w| w[10] - w[0] >= WINDOW));
         assert!(gate.take(&other, Purpose::Commands, start).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_takes_them_gets_a_dial_for_each_shared_connection() {
+        let gate = DialGate::new(GateLimits { most: 99, shared: 30, dedicated: 0, dedicated_in_all: 0 });
+        let (addr, start) = (NodeAddr::new("a", 1), Instant::now());
+        let dials = |now| {
+            let taken = std::iter::from_fn(|| gate.take(&addr, Purpose::Commands, now).ok());
+            taken.take(99).count()
+        };
+        let refused = || gate.take(&addr, Purpose::Commands, start).unwrap_err().until;
+        assert_eq!(dials(start), DIALS);
+        assert_eq!(refused(), start + FULL);
+        gate.dialled(&addr, true);
+        assert_eq!(dials(start), 30 - DIALS);
+        assert_eq!(refused(), start + WINDOW);
+        gate.dialled(&addr, false);
+        assert_eq!(dials(start), 0);
+        assert_eq!(dials(start + WINDOW), DIALS);
     }
 
     #[test]

@@ -40,13 +40,13 @@ pub use apart::{Affinity, Apart, BULK};
 pub use call::Answer;
 pub use clock::Clock;
 pub use dedicated::{Dedicated, Use};
-pub use gate::{DialGate, GateLimits, Permit, Purpose};
+pub use gate::{DialGate, Down, GateLimits, Permit, Purpose};
 pub use handshake::{DialError, Server, open};
 pub use internal::PING;
 pub use link::Link;
 pub use listener::Listener;
 pub use memory::{Account, Memory, Victim, WORTHWHILE, WORTHWHILE_INPUT, give_back_free_pages};
-pub use node::{Down, Node};
+pub use node::Node;
 pub use send_buffer::LARGE;
 pub use wakeup::Wakeup;
 

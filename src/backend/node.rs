@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::apart::ApartLink;
 use super::connection::Connection;
-use super::gate::Refused;
+use super::gate::{Down, Refused};
 use super::handshake::{self, DialError};
 use super::link::{Link, NOT_WANTED, OldLink, State};
 use super::share::Share;
@@ -23,15 +23,6 @@ use crate::protocol::Protocol;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// and no wait is longer: a node that comes back is to be found within a second.
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
-
-/// A node that has no link and may not be dialled yet.
-#[derive(Clone, Copy, Debug)]
-pub struct Down {
-    /// From when on it may be dialled.
-    pub until: Instant,
-    /// Since when every dial has failed, if one has.
-    pub since: Option<Instant>,
-}
 
 /// A node and this worker's links to it.
 #[derive(Debug)]
@@ -176,7 +167,7 @@ impl Node {
     ) -> Result<Rc<Link>, Down> {
         let now = Instant::now();
         if self.retired.get() {
-            return Err(Down { until: now + BACKOFF_FIRST, since: Some(now) });
+            return Err(Down { until: now + BACKOFF_FIRST, since: Some(now), full: false });
         }
         let since = self.down.get().and_then(|down| down.since);
         let no_database = self.database_down.get().filter(|_| database != 0);
@@ -189,7 +180,7 @@ impl Node {
         let permit = permit.map_err(|Refused { until, full }| {
             let reached = &self.backend.metrics.reached[Reached::MaxConnectionsPerNode.index()];
             reached.add(u64::from(full));
-            Down { until, since }
+            Down { until, since, full }
         })?;
         let id = NEXT_LINK.replace(NEXT_LINK.get().wrapping_add(1));
         let name = format!("slotmux-{:08x}-{id}", fastrand::u32(..));
@@ -287,7 +278,7 @@ impl Node {
         let most = BACKOFF_MOST.min(BACKOFF_FIRST.saturating_mul(1 << failures.min(10)));
         let until = now + most.mul_f64(fastrand::f64());
         let since = self.down.get().and_then(|down| down.since).unwrap_or(now);
-        self.down.set(Some(Down { until, since: Some(since) }));
+        self.down.set(Some(Down { until, since: Some(since), full: false }));
         if failures == 0 && !self.retired.get() {
             tracing::warn!(node = %self.addr, %error, "a node can't be connected to; trying on");
         }

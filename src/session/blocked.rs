@@ -15,6 +15,8 @@ use crate::backend::{Dedicated, Link, Node};
 
 /// A wait that is younger may be none: the answer may be on its way.
 const BRIEF: Duration = Duration::from_millis(100);
+/// When the proxy stops, or closes the client, an answer has this time to come.
+const PARTING: Duration = Duration::from_secs(1);
 /// One that was called back already is called back again after this time: each time costs a connection.
 const RECALLED: Duration = Duration::from_secs(1);
 /// After this time it is asked again to end.
@@ -54,20 +56,21 @@ pub(super) enum Ending {
 
 impl Session {
     /// Whether a task waits, for others or for the cluster, for a client that does not wait any more: `closing`, or it
-    /// sends no more. A wait that has just begun may be about to be answered, and that is for the client still: such a
-    /// one is only asked to end.
+    /// sends no more. What is about to be answered is for the client still: a wait that has just begun is only asked to
+    /// end, and so is any if it is not the client who goes.
     pub(super) fn waits_for_nobody(self: &Rc<Self>, closing: bool) -> bool {
         let Some(since) = self.waits.get().filter(|_| self.is_on_errand()) else { return false };
-        let is_over = closing || self.left.get() || since.elapsed() > BRIEF;
+        let is_over = self.left.get() || !closing && since.elapsed() > BRIEF;
         if !is_over {
-            let leave = || AbortOnDropHandle::new(spawn_local(self.clone().leave_soon()));
+            let limit = if closing { PARTING } else { BRIEF };
+            let leave = || AbortOnDropHandle::new(spawn_local(self.clone().leave_soon(limit)));
             self.leave.borrow_mut().get_or_insert_with(leave);
         }
         is_over
     }
 
-    /// Ends a wait of a client that sends no more, unless it is answered soon.
-    async fn leave_soon(self: Rc<Self>) {
+    /// Ends a wait of a client that sends no more, or is to go, unless it is answered within `limit`.
+    async fn leave_soon(self: Rc<Self>, limit: Duration) {
         let ended = async {
             while self.is_on_errand() {
                 let blocked = self.blocked.borrow().clone();
@@ -83,7 +86,7 @@ impl Session {
                 }
             }
         };
-        _ = timeout(BRIEF, ended).await;
+        _ = timeout(limit, ended).await;
         self.left.set(true);
         self.wakeup.wake();
     }

@@ -210,7 +210,10 @@ impl Errand {
         *session.blocked.borrow_mut() = Some(blocked.clone());
         let result = link.call(requests, earlier, !self.spec.is_readonly()).await;
         session.blocked.take();
-        self.renew(hold, begun.elapsed());
+        // A connection that was never there is no wait.
+        if !matches!(&result, Err(loss) if !loss.sent) {
+            self.renew(hold, begun.elapsed());
+        }
         let ended = match &result {
             Ok(answer) if answer.reply.starts_with(UNBLOCKED) => {
                 // The node may be about to close it, or may still have the call.

@@ -203,7 +203,7 @@ impl Session {
             }
             Ok(link) if way.allows(link.id()) => Step::Send(link),
             Ok(_) => Step::WaitForReply,
-            Err(Down { since, until }) => {
+            Err(Down { since, until, .. }) => {
                 routes.refresh(Cause::Connection, None);
                 let long = since.is_some_and(|since| self.is_long(since));
                 // A target of ASK that is down may have a successor, which the owner learns of.

@@ -121,7 +121,11 @@ impl Survey {
                 return Ok(link);
             }
             if Instant::now() >= self.deadline {
-                return Err(Trouble::Down(Down { until: self.deadline, since: node.down_since() }));
+                return Err(Trouble::Down(Down {
+                    until: self.deadline,
+                    since: node.down_since(),
+                    full: false,
+                }));
             }
             sleep(DIALLING).await;
         }
