@@ -127,8 +127,8 @@ pub fn take_away(
     }
     world.cluster.kill9(node);
     let result = if matches!(kind, Mute | Garbage) {
-        let _impostor = Impostor::start(world.cluster.node(node).port(), kind == Garbage)?;
-        meanwhile()
+        let impostor = Impostor::start(world.cluster.node(node).port(), kind == Garbage);
+        impostor.and_then(|_there| meanwhile())
     } else {
         meanwhile()
     };

@@ -105,6 +105,16 @@ impl Kind {
         matches!(self, KillPrimary | StopPrimary | NewAddress | Mute | Garbage | KillClients)
     }
 
+    /// Whether slots get another owner, or begin to.
+    pub fn moves_slots(self) -> bool {
+        matches!(self, Move | Half | Rebalance | Burst | AddRemove)
+    }
+
+    /// Whether a shard gets another primary.
+    pub fn changes_primaries(self) -> bool {
+        matches!(self, Failover | Force | Takeover | KillPrimary | StopPrimary | NewAddress | Mute | Garbage)
+    }
+
     /// Whether an operator does this to a healthy cluster.
     pub fn is_planned(self) -> bool {
         matches!(self, Move | Half | Rebalance | Burst | AddRemove | AddReplica | Failover)
