@@ -60,7 +60,7 @@ chaos: ## checks what clients see for an hour while everything happens to a clus
 	SLOTMUX_BINARY=$(abspath $(TARGET))/release/slotmux \
 		cargo test --test chaos -- --ignored --exact --nocapture an_hour_of_everything
 
-# cargo-fuzz and the builds stay below target/. The sanitizers need a nightly toolchain, but there is no unsafe code
+# cargo-fuzz stays below target/, what it builds below fuzz/target/. The sanitizers need a nightly toolchain, but there is no unsafe code
 # here that they could find fault with: without them the stable toolchain does, and the fuzzers are faster.
 fuzz: $(TARGET)/tools/bin/cargo-fuzz ## runs each fuzz target for FUZZ_SECONDS (60)
 	@.ci/packages c++

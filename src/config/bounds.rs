@@ -151,7 +151,7 @@ SessionLimits, Listener {
     at: "the client is closed: it writes without reading, and would wait for ever";
 
     client_timeout, "client-timeout": optional = "off", "1s" ..= "8760h",
-    what: "How long a client may send and take nothing that is not subscribed and waits for nothing; or `off`",
+    what: "How long a client is kept that sends and takes nothing, is not subscribed and waits for no reply; or `off`",
     reason: "off, as a server's own timeout is: pools keep connections that they seldom use",
     metric: "slotmux_clients_closed_total{reason=\"client_timeout\"}",
     at: "the client is closed";
@@ -199,8 +199,8 @@ ClusterLimits, Cluster {
     what: "Bytes queued or unanswered on one connection to a node",
     reason: "a tenth of a second of a 1.25 GB/s network: more only makes a slow node's queue longer",
     metric: "slotmux_bound_used_ratio{bound=\"link_queue\"}",
-    at: "who has commands on it gets no further ones forwarded; if the node is silent for 50 ms besides, or at four times as much, \
-         everybody's wait outside; others do not notice";
+    at: "clients with commands on it get no further ones forwarded; if the node is silent for 50 ms besides, or at four times as much, no \
+         client does; commands for other nodes do not notice";
 
     max_reply, "max-reply": size = "1GiB", "64KiB" ..= "64GiB",
     what: "Bytes of one reply of a node",

@@ -121,8 +121,8 @@ fn address_map(reader: &mut Reader<'_>, section: &Section<'_>) -> AddressMap {
     map
 }
 
-/// Each worker has its shared links for either version of the protocol, one more for subscriptions and one for MONITOR,
-/// and the topology is asked over another one.
+/// Each worker has its shared links for either version of the protocol, one each for subscriptions, MONITOR and WAIT, and the
+/// topology is asked over another one.
 fn refuse_too_few_connections(
     reader: &mut Reader<'_>,
     cluster: &ClusterConfig,

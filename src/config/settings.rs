@@ -56,7 +56,7 @@ macro_rules! settings {
 
 settings! {
     SEEDS: Cluster "seeds", Some("seeds"), "HOST:PORT,…", "",
-        "Nodes of the cluster, one of which must answer at the start; required";
+        "Nodes of the cluster; until one of them has answered, clients wait; required";
     LISTEN: Listener "address", Some("listen"), "ADDRESS", "127.0.0.1:6379",
         "Where clients connect: `HOST:PORT`, `[V6]:PORT` or `unix:/path`; the flag may be repeated; port 0 takes a \
          free one";
