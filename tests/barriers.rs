@@ -87,6 +87,32 @@ fn who_gets_a_message_finds_what_was_written_before_it() {
 }
 
 #[test]
+fn a_message_in_a_transaction_waits_for_what_was_written_before_it() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let gate = Gate::new();
+    let slow = gate.clone();
+    cluster.script(move |_, args| match args[0].as_slice() {
+        b"APPEND" => Action::Default.after(&slow),
+        b"MULTI" => Action::ok(),
+        b"SET" | b"PUBLISH" => Action::reply("+QUEUED\r\n"),
+        b"EXEC" => Action::reply("*2\r\n+OK\r\n:1\r\n"),
+        _ => Action::Default,
+    });
+    let mut client = proxy.connect();
+    let (a, b) = (format!("{{{}}}a", tag_of(0)), format!("{{{}}}b", tag_of(16_000)));
+    client.send_raw(format!("APPEND {a} 1\r\nMULTI\r\nSET {b} 1\r\nPUBLISH c m\r\nEXEC\r\n"));
+    eventually(SOON, || cluster.texts() == [format!("APPEND {a} 1")]);
+    let get = ["GET", &b];
+    assert_eq!(proxy.connect().cmd(&get), Value::NullBulk);
+    assert_eq!(cluster.texts(), [format!("APPEND {a} 1"), get.join(" ")]);
+    gate.open();
+    let executed = Value::Array(vec![Value::ok(), Value::Int(1)]);
+    let queued = || Value::Simple("QUEUED".into());
+    assert_eq!(client.read_values(5), [Value::Int(1), Value::ok(), queued(), queued(), executed]);
+}
+
+#[test]
 fn a_script_without_keys_is_a_barrier() {
     let cluster = ScriptedCluster::start(2);
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();

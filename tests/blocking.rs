@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{
-    Action, Client, LOW, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually, key,
+    Action, Client, Gate, LOW, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode, eventually, key,
 };
 
 const SLOT: u16 = 100;
@@ -468,6 +468,33 @@ fn over_the_bound_they_wait_in_line_and_watching_never_waits_for_them() {
     popped.sort();
     assert_eq!(popped, ["0", "1", "2", "3", "4", "5"]);
     assert!(proxy.metric("slotmux_bound_reached_total{bound=\"dedicated_per_node\"}") >= 4.0);
+}
+
+#[test]
+fn who_stood_in_line_for_longer_than_the_deadline_has_it_anew_at_the_node() {
+    let cluster = ScriptedCluster::start(1);
+    // One of the two is for WATCH.
+    let proxy = cluster.proxy(&["--command-deadline", "1s", "--dedicated-per-node", "2"]);
+    let (gate, mut calls) = (Gate::new(), 0);
+    let first = gate.clone();
+    cluster.node(0).script(move |_, args| {
+        calls += usize::from(args[0] == b"BLPOP");
+        match (args[0].as_slice(), calls) {
+            (b"BLPOP", 1) => Action::reply_after(&first, "*2\r\n$1\r\nk\r\n$1\r\n1\r\n"),
+            (b"BLPOP", 2) => Action::error("CLUSTERDOWN The cluster is down"),
+            (b"BLPOP", _) => Action::reply("*2\r\n$1\r\nk\r\n$1\r\n2\r\n"),
+            _ => Action::Default,
+        }
+    });
+    let [mut one, mut other] = [proxy.connect(), proxy.connect()];
+    one.send(&["BLPOP", "k", "0"]);
+    eventually(SOON, || cluster.count("BLPOP k 0") == 1);
+    other.send(&["BLPOP", "k", "0"]);
+    eventually(SOON, || proxy.metric("slotmux_waiting_for_connection") == 1.0);
+    other.expect_silence(Duration::from_secs(2));
+    gate.open();
+    assert_eq!(one.read_value(), list(&["k", "1"]));
+    assert_eq!(other.read_value(), list(&["k", "2"]));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::{Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, Value, eventually, key};
+use support::{Action, Gate, HIGH, LOW, Proxy, SOON, ScriptedCluster, TestCluster, Value, eventually, key};
 
 fn in_doubt(cluster: &ScriptedCluster, node: usize) -> Value {
     Value::error(&format!(
@@ -247,6 +247,26 @@ fn the_workers_of_a_large_machine_do_not_wait_for_each_others_dials() {
     }
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert!(proxy.metric(&up) >= 50.0, "{} of the workers were needed", proxy.metric(&up));
+}
+
+/// Only a link whose number at the node is known can be killed before a later write.
+#[test]
+fn a_link_that_was_opened_while_its_node_was_busy_introduces_itself_later() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let owner = cluster.owner_of(LOW);
+    let (mut admin, mut script) = (cluster.client(owner), cluster.client(owner));
+    assert_eq!(admin.cmd(&["CONFIG", "SET", "busy-reply-threshold", "10"]), Value::ok());
+    script.send(&["EVAL", "while true do end", "0"]);
+    eventually(SOON, || admin.cmd(&["PING"]).is_error());
+    let mut client = proxy.connect();
+    assert!(client.cmd(&["GET", &key(LOW, "k")]).text().starts_with("BUSY "));
+    assert_eq!(admin.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    eventually(SOON, || {
+        let listed = admin.cmd(&["CLIENT", "LIST", "TYPE", "normal"]).text();
+        listed.lines().any(|line| line.contains(" name=slotmux-") && !line.contains("-topology"))
+    });
+    assert_eq!(client.cmd(&["GET", &key(LOW, "k")]), Value::NullBulk);
 }
 
 #[test]

@@ -109,6 +109,19 @@ fn a_primary_that_is_added_or_takes_over_is_shown_too() {
 }
 
 #[test]
+fn a_primary_that_was_busy_is_shown_once_it_is_not() {
+    let (cluster, proxy) = start(&[]);
+    let (mut admin, mut script) = (cluster.client(0), cluster.client(0));
+    assert_eq!(admin.cmd(&["CONFIG", "SET", "busy-reply-threshold", "10"]), Value::ok());
+    script.send(&["EVAL", "while true do end", "0"]);
+    eventually(SOON, || admin.cmd(&["PING"]).is_error());
+    let mut watcher = proxy.connect();
+    assert_eq!(watcher.cmd(&["MONITOR"]), Value::ok());
+    assert_eq!(admin.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    eventually(SOON, || monitoring(&cluster) == 3);
+}
+
+#[test]
 fn who_does_not_read_what_is_shown_is_closed() {
     let (_cluster, proxy) = start(&["--workers", "1", "--pubsub-output-hard", "256KiB"]);
     let (mut writer, mut monitor) = (proxy.connect(), proxy.connect());

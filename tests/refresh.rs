@@ -279,6 +279,17 @@ fn nodes_behind_an_address_map_are_dialled_where_it_says() {
     }
 }
 
+/// It alone looks after seeds outside of the table.
+#[test]
+fn the_periodic_refresh_is_made_also_while_refreshes_are_wished_for_all_the_time() {
+    let cluster = ScriptedCluster::start(1);
+    let (shared, metrics) = refresher(Options { seeds: seeds(&cluster.seeds()), ..Options::default() });
+    eventually(4 * SOON, || {
+        shared.ask(Cause::Uncovered, None);
+        metrics.clusters()[0].refreshes_by_cause[Cause::Periodic.index()].value() > 0
+    });
+}
+
 #[test]
 fn a_refresh_is_one_query_and_further_names_are_asked_of_one_node_when_there_are_new_nodes() {
     let mut cluster = ScriptedCluster::start(3);

@@ -222,6 +222,28 @@ fn a_new_primary_whose_replicas_have_not_found_it_yet_is_waited_for() {
 }
 
 #[test]
+fn a_stop_gives_a_wait_a_moment() {
+    let cluster = TestCluster::start();
+    let replica = replica_of(&cluster, cluster.owner_of(SLOT));
+    // A busy machine may take longer than the second that it has.
+    let is_answered = (0..5).any(|_| {
+        let mut proxy = Proxy::for_seeds(&cluster.seeds()).start();
+        let mut client = proxy.connect();
+        cluster.stop(replica);
+        assert_eq!(client.cmd(&["SET", &key(SLOT, "k"), "v"]), Value::ok());
+        client.send(&["WAIT", "1", "0"]);
+        eventually(SOON, || proxy.metric("slotmux_in_flight_requests") == 1.0);
+        proxy.signal("TERM");
+        thread::sleep(Duration::from_millis(100));
+        cluster.cont(replica);
+        let reply = client.read_to_end_raw();
+        assert_eq!(proxy.wait(SOON).unwrap().code(), Some(0));
+        reply == b":1\r\n"
+    });
+    assert!(is_answered);
+}
+
+#[test]
 fn a_wait_whose_node_is_lost_answers_zero() {
     let cluster = TestCluster::start();
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();

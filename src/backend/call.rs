@@ -4,10 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::sleep;
 
+use super::handshake::{self, Told};
 use super::{Link, Loss, Receiver, Reply, Request, Ticket};
+use crate::protocol::ReplyFramer;
+
+/// How long after it was refused a busy node is asked again.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// A reply, and those before it where several requests went in one piece.
 #[derive(Debug)]
@@ -44,6 +51,22 @@ impl Link {
             }
         })
         .await
+    }
+}
+
+impl Link {
+    /// Introduces a link that was opened while its node ran a script, once that is over.
+    pub(super) async fn introduce_later(self: Rc<Self>) {
+        loop {
+            sleep(BUSY).await;
+            let mut requests = Vec::new();
+            handshake::introduction(&mut requests, &self.name);
+            let Ok(answer) = self.call(requests.into(), 2, false).await else { return };
+            let named = ReplyFramer::default().next(&answer.earlier).ok().flatten().unwrap_or(0);
+            if let Some(told) = Told::parse(&answer.earlier[named..], &answer.reply) {
+                return self.note(told);
+            }
+        }
     }
 }
 

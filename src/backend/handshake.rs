@@ -76,12 +76,30 @@ impl From<io::Error> for DialError {
 pub struct Opened {
     /// The connection itself, with nothing unread.
     pub stream: TcpStream,
-    /// The node's number for it, if it told: with it the connection can be killed from another one.
+    /// What the node told; nothing if it runs a script, and refuses all until that is over.
+    pub told: Option<Told>,
+    /// The old links that are no more, by the node's numbers.
+    pub killed: HashSet<u64>,
+}
+
+/// What a node tells of a connection, and of itself.
+#[derive(Debug)]
+pub struct Told {
+    /// The node's number for the connection, if it tells: with it the connection can be killed from another one.
     pub client_id: Option<u64>,
     /// What the node said of itself.
     pub server: Server,
-    /// The old links that are no more, by the node's numbers.
-    pub killed: HashSet<u64>,
+}
+
+impl Told {
+    /// Reads the replies to CLIENT ID and INFO server.
+    pub fn parse(id: &[u8], info: &[u8]) -> Option<Self> {
+        if id.starts_with(b"-BUSY") {
+            return None;
+        }
+        let id = id.strip_prefix(b":").and_then(|id| std::str::from_utf8(id).ok()?.trim_end().parse().ok());
+        Some(Told { client_id: id, server: Server::parse(info) })
+    }
 }
 
 /// What a node says of itself when a connection is opened.
@@ -129,7 +147,8 @@ pub async fn open(
         let stream = TcpStream::connect((&*addr.host, addr.port)).await?;
         tune_node(&stream)?;
         let mut talk = Talk { stream, input: Vec::new(), framer: ReplyFramer::default() };
-        let (client_id, server) = talk.introduce(protocol, credentials, name).await?;
+        let told = talk.introduce(protocol, credentials, name).await?;
+        let client_id = told.as_ref().and_then(|told| told.client_id);
         if database != 0 {
             talk.select(database).await?;
         }
@@ -146,7 +165,7 @@ pub async fn open(
         if !talk.input.is_empty() {
             return Err(DialError::Protocol("more replies than requests".into()));
         }
-        Ok(Opened { stream: talk.stream, client_id, server, killed })
+        Ok(Opened { stream: talk.stream, told, killed })
     };
     timeout(limit, opening).await.unwrap_or(Err(DialError::Timeout))
 }
@@ -165,7 +184,7 @@ impl Talk {
         protocol: Protocol,
         credentials: Option<&ClusterAuth>,
         name: &str,
-    ) -> Result<(Option<u64>, Server), DialError> {
+    ) -> Result<Option<Told>, DialError> {
         let user = credentials.and_then(|credentials| credentials.user.as_deref());
         let passwords = credentials.iter().flat_map(|credentials| &credentials.passwords);
         let passwords: Vec<&[u8]> = passwords.map(Secret::as_bytes).collect();
@@ -190,15 +209,12 @@ impl Talk {
         &mut self,
         first: Option<Vec<&[u8]>>,
         name: &str,
-    ) -> Result<(Option<u64>, Server), DialError> {
+    ) -> Result<Option<Told>, DialError> {
         let mut requests = Vec::new();
         if let Some(first) = &first {
             write::request(&mut requests, first.iter().copied());
         }
-        for words in BEHIND_LOGIN {
-            let named = words.contains(&"SETNAME").then_some(name);
-            command(&mut requests, &words.iter().copied().chain(named).collect::<Vec<_>>());
-        }
+        introduction(&mut requests, name);
         self.stream.write_all(&requests).await?;
         if first.is_some() {
             let reply = self.reply().await?;
@@ -212,8 +228,7 @@ impl Talk {
                 check(reply)?;
             }
         }
-        let id = id.strip_prefix(b":").and_then(|id| std::str::from_utf8(id).ok()?.trim_end().parse().ok());
-        Ok((id, Server::parse(&info)))
+        Ok(Told::parse(&id, &info))
     }
 
     /// Kills links that were given up with writes in doubt, those that are still there.
@@ -274,6 +289,14 @@ impl Talk {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
+    }
+}
+
+/// What is asked behind the login: for the name, [`Told`] for the rest.
+pub(super) fn introduction(out: &mut Vec<u8>, name: &str) {
+    for words in BEHIND_LOGIN {
+        let named = words.contains(&"SETNAME").then_some(name);
+        command(out, &words.iter().copied().chain(named).collect::<Vec<_>>());
     }
 }
 
@@ -352,7 +375,9 @@ mod tests {
         let credentials = ClusterAuth { user: None, passwords };
         let opened =
             open(&addr, protocol, 0, Some(&credentials), "x", |_| Vec::new(), Duration::from_secs(10)).await;
-        let result = opened.map(|opened| assert_eq!(opened.client_id, Some(7))).map_err(|e| e.to_string());
+        let result = opened
+            .map(|opened| assert_eq!(opened.told.unwrap().client_id, Some(7)))
+            .map_err(|e| e.to_string());
         (result, node.await.unwrap())
     }
 

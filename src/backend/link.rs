@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::handshake::Told;
 use super::room::Room;
 use super::send_buffer::{LARGE, SendBuffer};
 use super::times::Times;
@@ -162,6 +163,12 @@ impl Link {
     /// What the node said of itself; nothing while it is being dialled.
     pub fn server(&self) -> Option<&Server> {
         self.server.get()
+    }
+
+    /// Keeps what the node told.
+    pub(super) fn note(&self, told: Told) {
+        self.client_id.set(told.client_id);
+        _ = self.server.set(told.server);
     }
 
     /// Whether new commands may be queued.

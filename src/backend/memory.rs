@@ -98,6 +98,13 @@ impl fmt::Debug for Account {
     }
 }
 
+impl Drop for Account {
+    /// Who ends first at a stop is nobody's victim.
+    fn drop(&mut self) {
+        self.publish(0, 0);
+    }
+}
+
 impl Account {
     /// How many clients all workers have.
     pub fn clients(&self) -> i64 {
@@ -245,7 +252,7 @@ mod tests {
         let metrics = Metrics::new(Shape { workers: 2, ..Shape::default() });
         let limits = ProcessLimits { max_memory: 10 << 20, ..Default::default() };
         let memory = Memory::new(limits, metrics.workers(), 1);
-        let accounts: Vec<Account> = metrics
+        let mut accounts: Vec<Account> = metrics
             .workers()
             .iter()
             .enumerate()
@@ -273,5 +280,7 @@ mod tests {
         assert_eq!(victims(), (Victim::Input, Victim::Elsewhere), "inputs fill the memory");
         one.publish(1 << 20, 4000);
         assert_eq!(victims(), (Victim::Output, Victim::Elsewhere), "closing those would free too little");
+        drop(accounts.remove(0));
+        assert_eq!(accounts[0].victim(), Victim::Output, "a worker that has ended has none");
     }
 }

@@ -41,7 +41,7 @@ pub use call::Answer;
 pub use clock::Clock;
 pub use dedicated::{Dedicated, Use};
 pub use gate::{DialGate, Down, GateLimits, Permit, Purpose};
-pub use handshake::{DialError, Server, open};
+pub use handshake::{DialError, Server, Told, open};
 pub use internal::PING;
 pub use link::Link;
 pub use listener::Listener;

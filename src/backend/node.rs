@@ -228,9 +228,12 @@ impl Node {
         if link.state.get() != State::Opening {
             return;
         }
-        link.client_id.set(opened.client_id);
         link.state.set(State::Up);
-        _ = link.server.set(opened.server);
+        match opened.told {
+            Some(told) => link.note(told),
+            None if link.listener.is_some() => {}
+            None => _ = tokio::task::spawn_local(link.clone().introduce_later()),
+        }
         share.state(LinkState::Up);
         let mut connection = Connection::new(link.clone(), self.backend.clone(), opened.stream, share);
         let reason = poll_fn(|cx| connection.poll(cx)).await;
@@ -242,7 +245,7 @@ impl Node {
         if in_doubt {
             // The node must neither read nor execute what is in doubt, now or after it goes on.
             _ = set_linger_zero(&connection.stream);
-            if let Some(client_id) = opened.client_id {
+            if let Some(client_id) = link.client_id() {
                 // A later command of the same client may go down a link that is there already.
                 if let Ok(addr) = connection.stream.local_addr() {
                     let addr = addr.to_string();

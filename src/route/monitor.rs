@@ -21,6 +21,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// The connections stay for so long when nobody watches any more: who watches next need not wait for a dial, and who
 /// comes and goes all the time costs none.
 const KEPT: Duration = Duration::from_secs(3);
+/// A node that refuses is asked again after this time.
+const REFUSED: Duration = Duration::from_secs(1);
 const MONITOR: &[u8] = b"*1\r\n$7\r\nMONITOR\r\n";
 /// More is not gathered before it is handed out.
 const MOST_GATHERED: usize = 64 * 1024;
@@ -62,11 +64,13 @@ struct View {
     id: u64,
     link: Rc<Link>,
     confirmed: bool,
+    /// When the node is asked again, which has refused.
+    again: Option<Instant>,
 }
 
 enum Event {
     Confirmed(NodeAddr, u64),
-    Refused(NodeAddr, Bytes),
+    Refused(NodeAddr, u64, Bytes),
     Ended(NodeAddr, u64),
 }
 
@@ -119,7 +123,7 @@ impl Monitor {
         let now = Instant::now();
         let mut state = self.state.borrow_mut();
         for event in self.events.take() {
-            state.happened(event);
+            state.happened(event, now);
         }
         let is_watched = !state.watchers.is_empty() || !state.waiting.is_empty();
         let is_kept = !is_watched && !state.views.is_empty();
@@ -134,6 +138,14 @@ impl Monitor {
                 self.open(&mut state, node, routes);
             }
         }
+        let is_due = |view: &&mut View| is_watched && view.again.is_some_and(|again| again <= now);
+        for (node, view) in state.views.iter_mut().filter(|(_, view)| is_due(view)) {
+            view.again = None;
+            view.link.push(self.ear(node, view.id), Ticket { seq: view.id, part: 0 }, MONITOR);
+        }
+        if wanted.is_empty() {
+            state.refusal = None;
+        }
         let left = state.views.extract_if(|node, _| !wanted.contains(node));
         let left: Vec<Rc<Link>> = left.map(|(_, view)| view.link).collect();
         state.unreachable.retain(|node| wanted.contains(node));
@@ -147,7 +159,7 @@ impl Monitor {
                 state.watchers.insert(client, watcher);
             }
         }
-        let refusal = if settled { state.refusal.take() } else { None };
+        let refusal = if settled { state.refusal.clone() } else { None };
         state.waiting.retain(|_, (watcher, until)| {
             let reason = "No primary can be connected to";
             let late = || ClientError::ClusterDown { reason: reason.into() }.reply().into();
@@ -164,15 +176,21 @@ impl Monitor {
 
     fn open(self: &Rc<Self>, state: &mut State, node: &NodeAddr, routes: &mut Routes) {
         state.last += 1;
-        let ear = Rc::new(Ear { monitor: self.clone(), node: node.clone(), id: state.last });
+        let ear = self.ear(node, state.last);
         match routes.node(node).map(|node| node.listen(ear.clone())) {
             Some(Ok(link)) => {
                 link.push(ear, Ticket { seq: state.last, part: 0 }, MONITOR);
-                state.views.insert(node.clone(), View { id: state.last, link, confirmed: false });
+                state
+                    .views
+                    .insert(node.clone(), View { id: state.last, link, confirmed: false, again: None });
             }
             Some(Err(down)) if down.since.is_none() => {}
             _ => _ = state.unreachable.insert(node.clone()),
         }
+    }
+
+    fn ear(self: &Rc<Self>, node: &NodeAddr, id: u64) -> Rc<Ear> {
+        Rc::new(Ear { monitor: self.clone(), node: node.clone(), id })
     }
 
     fn hand_out(&self, state: &mut State) {
@@ -186,15 +204,19 @@ impl Monitor {
 }
 
 impl State {
-    fn happened(&mut self, event: Event) {
+    fn happened(&mut self, event: Event, now: Instant) {
         match event {
             Event::Confirmed(node, id) => {
                 self.unreachable.remove(&node);
+                self.refusal = None;
                 if let Some(view) = self.views.get_mut(&node).filter(|view| view.id == id) {
                     view.confirmed = true;
                 }
             }
-            Event::Refused(node, error) => {
+            Event::Refused(node, id, error) => {
+                if let Some(view) = self.views.get_mut(&node).filter(|view| view.id == id) {
+                    view.again = Some(now + REFUSED);
+                }
                 self.unreachable.insert(node);
                 self.refusal = Some(error);
             }
@@ -246,7 +268,7 @@ impl Receiver for Ear {
         if reply.bytes().first() == Some(&b'+') {
             return self.note(Event::Confirmed(self.node.clone(), self.id));
         }
-        self.note(Event::Refused(self.node.clone(), reply.into_bytes()));
+        self.note(Event::Refused(self.node.clone(), self.id, reply.into_bytes()));
     }
 
     fn lost(&self, _: Ticket, _: &Loss, _: &[u8]) -> bool {

@@ -62,15 +62,14 @@ impl Session {
         let Some(since) = self.waits.get().filter(|_| self.is_on_errand()) else { return false };
         let is_over = self.left.get() || !closing && since.elapsed() > BRIEF;
         if !is_over {
-            let limit = if closing { PARTING } else { BRIEF };
-            let leave = || AbortOnDropHandle::new(spawn_local(self.clone().leave_soon(limit)));
+            let leave = || AbortOnDropHandle::new(spawn_local(self.clone().leave_soon(closing)));
             self.leave.borrow_mut().get_or_insert_with(leave);
         }
         is_over
     }
 
-    /// Ends a wait of a client that sends no more, or is to go, unless it is answered within `limit`.
-    async fn leave_soon(self: Rc<Self>, limit: Duration) {
+    /// Ends a wait of a client that sends no more, or is `closing`, unless it is answered soon.
+    async fn leave_soon(self: Rc<Self>, closing: bool) {
         let ended = async {
             while self.is_on_errand() {
                 let blocked = self.blocked.borrow().clone();
@@ -81,12 +80,12 @@ impl Session {
                 }
                 sleep(AGAIN).await;
                 // In line for a connection there is nothing for it yet.
-                if self.in_line.get() {
+                if self.in_line.get() && !closing {
                     return;
                 }
             }
         };
-        _ = timeout(limit, ended).await;
+        _ = timeout(if closing { PARTING } else { BRIEF }, ended).await;
         self.left.set(true);
         self.wakeup.wake();
     }

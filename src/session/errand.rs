@@ -142,10 +142,18 @@ impl Errand {
             };
             let (cause, reason) = match node {
                 None => (Cause::Uncovered, "Hash slot not served"),
-                Some(node) => match node.dedicated(self.protocol, database, purpose).await {
-                    Ok(dedicated) => return Ok((dedicated, asked)),
-                    Err(_) => (Cause::Connection, "The node is down"),
-                },
+                Some(node) => {
+                    let begun = Instant::now();
+                    let found = node.dedicated(self.protocol, database, purpose).await;
+                    // Who stands in line waits for other clients, unless that is for a node that is down.
+                    if node.down_since().is_none() {
+                        self.renew(hold, begun.elapsed());
+                    }
+                    match found {
+                        Ok(dedicated) => return Ok((dedicated, asked)),
+                        Err(_) => (Cause::Connection, "The node is down"),
+                    }
+                }
             };
             hold.next = Next::Owner;
             self.session.worker.topology.ask(cause, None);
@@ -182,7 +190,7 @@ impl Errand {
         Ok(())
     }
 
-    /// What was on a node for `took` has been waiting there, if that was long: it has a whole deadline again.
+    /// What was on a node, or in line for one, for `took` has been waiting, if that was long: it has a whole deadline again.
     pub(super) fn renew(&self, hold: &mut Hold, took: Duration) {
         if took > WAITED {
             *hold = Hold { next: hold.next.clone(), ..self.hold() };

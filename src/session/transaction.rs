@@ -42,6 +42,8 @@ pub(super) struct Transaction {
     watches: bool,
     /// CLIENT PAUSE WRITE would hold one of its commands.
     writes: bool,
+    /// Whoever gets one of its messages finds what was written before.
+    publishes: bool,
 }
 
 /// Requests that go to a node in one piece.
@@ -127,6 +129,7 @@ impl Transaction {
         };
         let at = self.block(slot.map(|(slot, _)| slot), across)?;
         self.writes |= Pause::Writes.holds(spec);
+        self.publishes |= spec.barrier == Barrier::AfterOthers;
         let block = &mut self.blocks[at];
         block.keys += slot.map_or(0, |(_, keys)| keys);
         block.commands += 1;
@@ -171,7 +174,7 @@ impl Client {
         let keyless = |transaction: &Transaction| transaction.blocks.iter().any(|b| b.slot.is_none());
         match (route, &self.transaction) {
             (Route::Transaction(Transact::Exec), Some(transaction))
-                if transaction.watches || keyless(transaction) =>
+                if transaction.watches || transaction.publishes || keyless(transaction) =>
             {
                 Barrier::Full
             }

@@ -87,9 +87,16 @@ impl Refresh {
 
     /// Refreshes for ever.
     pub async fn run(mut self) {
-        let (mut cause, mut nodes) = (Cause::Start, Vec::new());
+        let (mut cause, mut nodes, mut looked) = (Cause::Start, Vec::new(), Instant::now());
         loop {
             let begun = Instant::now();
+            // What only this one does is due also if wishes never cease.
+            if looked.elapsed() > PERIOD.mul_f64(1.2) && cause != Cause::Start {
+                cause = Cause::Periodic;
+            }
+            if matches!(cause, Cause::Start | Cause::Periodic) {
+                looked = begun;
+            }
             self.refresh(cause, std::mem::take(&mut nodes)).await;
             sleep_until((begun + COOL_DOWN).into()).await;
             cause = if self.shared.snapshot().is_none() { Cause::Start } else { Cause::Periodic };
