@@ -29,6 +29,7 @@ mod local;
 mod monitor;
 mod noscript;
 mod output;
+mod parting;
 mod pending;
 mod planner;
 mod pump;

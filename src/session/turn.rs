@@ -8,14 +8,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep, sleep_until};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::ahead::Ahead;
 use super::input::{Input, Stop};
 use super::learning::Wait;
 use super::local::Client;
+use super::parting::Parting;
 use super::window::Window;
 use super::{Order, Session, Worker};
 use crate::backend::{Backend, LARGE, Link, SCRATCH, make_room};
@@ -24,11 +25,9 @@ use crate::net::Stream;
 use crate::protocol::RequestFramer;
 
 /// As often a turn reads.
-const TURN_READS: usize = 4;
+pub(super) const TURN_READS: usize = 4;
 /// So much of an announced request is given room at once.
 pub(super) const BELIEVED: usize = 1 << 20;
-/// A client that goes on sending after QUIT, a protocol error or the proxy's stop has this long to read its replies.
-const PARTING: Duration = Duration::from_secs(5);
 /// A command that has waited for less than this is still sent for a client that sends no more, but may read.
 const LEAVING: Duration = Duration::from_secs(1);
 /// A client's socket and all that only its own task needs.
@@ -64,8 +63,8 @@ pub(super) struct Turn {
     pub(super) in_flight: usize,
     /// When to look at held commands again.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
-    /// Until when the client may take what it was sent, while its further requests are thrown away.
-    parting: Option<Pin<Box<Sleep>>>,
+    /// Everything was written, and the connection is about to be closed.
+    pub(super) parting: Option<Parting>,
 }
 
 impl Turn {
@@ -196,37 +195,6 @@ impl Turn {
         self.worker.backend.metrics.abandoned.add(held as u64);
         self.worker.count_held(&mut state);
         self.count_closed(Closed::Indoubt);
-    }
-
-    /// Everything was written. Ready when the connection may be closed without the client losing any of it: a
-    /// close while requests lie unread is a reset, which throws away what the client has not received yet.
-    fn part(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.eof {
-            return Poll::Ready(());
-        }
-        let worker = self.worker.clone();
-        let mut scratch = worker.backend.scratch.borrow_mut();
-        let mut more = true;
-        for _ in 0..TURN_READS {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Pending if self.parting.is_some() => {
-                    more = false;
-                    break;
-                }
-                _ => return Poll::Ready(()),
-            }
-            if self.parting.is_none() {
-                _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
-                self.parting = Some(Box::pin(sleep(PARTING)));
-            }
-        }
-        let Some(limit) = &mut self.parting else { return Poll::Ready(()) };
-        if more {
-            self.session.wakeup.wake();
-        }
-        limit.as_mut().poll(cx)
     }
 
     /// Reads once and plans; true if there may be more to read. Pending when there is nothing, or no room.
