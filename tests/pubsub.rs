@@ -633,6 +633,50 @@ fn a_pattern_goes_to_another_node_if_its_own_takes_no_more_connections() {
     assert_eq!(subscriber.read_value(), Value::bulks(&["pmessage", "p*", "pq", "x"]));
 }
 
+/// What others published meanwhile may not have reached it, also if it answers again.
+#[test]
+fn who_listens_at_a_node_that_hangs_is_told_when_others_give_it_up() {
+    let cluster = ScriptedCluster::start(1);
+    let proxy = cluster.proxy(&["--workers", "1", "--link-timeout", "1s"]);
+    cluster.script(|_, args| match &args[0][..] {
+        b"subscribe" => Action::reply(b">3\r\n$9\r\nsubscribe\r\n$4\r\ntalk\r\n:1\r\n"),
+        b"GET" => Action::Silent,
+        _ => Action::Default,
+    });
+    let (mut subscriber, mut other) = (proxy.connect(), proxy.connect());
+    subscriber.cmd(&["SUBSCRIBE", "talk"]);
+    other.send(&["GET", "k"]);
+    assert_eq!(subscriber.read_to_end_raw(), b"");
+    assert_eq!(proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_gap\"}"), 1.0);
+}
+
+/// As above, where the slot is elsewhere before anybody is given up, and the old node answers again.
+#[test]
+fn who_listens_at_a_node_that_has_hung_is_told_when_the_slot_goes_elsewhere() {
+    let cluster = ScriptedCluster::start(2);
+    let proxy = cluster.proxy(&["--workers", "1", "--link-timeout", "20s"]);
+    let slot = support::slot_of("talk");
+    let to = usize::from(cluster.owner_addr(slot) == cluster.node(0).addr());
+    cluster.script(move |_, args| match &args[0][..] {
+        b"subscribe" => Action::reply(b">3\r\n$9\r\nsubscribe\r\n$4\r\ntalk\r\n:1\r\n"),
+        b"GET" => Action::Silent,
+        // Lets the proxy look.
+        b"SET" => Action::error("CLUSTERDOWN Hash slot not served"),
+        _ => Action::Default,
+    });
+    let key = support::key(if slot > 8_191 { 0 } else { 16_383 }, "k");
+    let [mut subscriber, mut other, mut mover] = [(); 3].map(|()| proxy.connect());
+    subscriber.cmd(&["SUBSCRIBE", "talk"]);
+    other.send(&["GET", "{talk}"]);
+    eventually(SOON, || cluster.count("GET {talk}") == 1);
+    // More than two rounds, which take a second each.
+    subscriber.expect_silence(Duration::from_secs(4));
+    cluster.edit(|topology| topology.assign(slot..=slot, to));
+    mover.send(&["SET", &key, "v"]);
+    assert_eq!(subscriber.read_to_end_raw(), b"");
+    assert_eq!(proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_gap\"}"), 1.0);
+}
+
 #[test]
 fn a_shards_channel_follows_its_slot_to_a_node_that_the_table_calls_a_replica() {
     let mut cluster = ScriptedCluster::start(1);

@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
 use super::link::{Link, NOT_WANTED};
+use super::node::HANGS;
 use super::{Affinity, Down, Node, Purpose};
 use crate::protocol::{Protocol, write};
 
@@ -181,7 +182,7 @@ impl Node {
     /// The node does not answer: nobody waits there any longer.
     pub(super) fn give_up_dedicated(&self) {
         for link in self.in_use.borrow().values() {
-            link.give_up("no reply within link_timeout");
+            link.give_up(HANGS);
         }
     }
 

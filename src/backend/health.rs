@@ -1,9 +1,19 @@
 //! Noticing that the node of a link hangs.
 
+use super::Node;
 use super::link::{Link, State};
 
 /// Room for so many commands on their way is kept.
 const FEW: usize = 1024;
+/// So many rounds are too many for one long command to be all that keeps a node.
+const HANGS: u32 = 2;
+
+impl Node {
+    /// Whether it has owed replies on a link for more than two rounds, and sent none there.
+    pub fn hangs(&self) -> bool {
+        self.links().any(|link| link.was_due.get() && link.silent.get() >= HANGS)
+    }
+}
 
 impl Link {
     /// Whether a reply has been due for a whole health check, and nothing came.

@@ -24,6 +24,9 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// and no wait is longer: a node that comes back is to be found within a second.
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
+/// Why those are given up who only wait at a node that does not answer others.
+pub(super) const HANGS: &str = "no reply within link_timeout";
+
 /// A node and this worker's links to it.
 #[derive(Debug)]
 pub struct Node {
@@ -318,9 +321,11 @@ impl Node {
         self.leaving.borrow_mut().retain(|link| !link.is_closed());
         self.listening.borrow_mut().retain(|link| !link.is_closed());
         let listening = self.listening.borrow().clone();
-        let given_up = self.links().chain(listening).filter(|link| link.check(limit, idle)).count();
+        let given_up = self.links().chain(listening.clone()).filter(|link| link.check(limit, idle)).count();
         if given_up > 0 {
             self.give_up_dedicated();
+            // Other nodes have cut their connections to one that hangs: what was told on them did not reach it.
+            listening.iter().for_each(|link| link.give_up(HANGS));
         }
         self.check_dedicated(limit, idle);
         self.check_apart();
@@ -333,7 +338,7 @@ impl Node {
         !self.in_use.borrow().is_empty() || links.any(|link| !link.is_closed())
     }
 
-    fn links(&self) -> impl Iterator<Item = Rc<Link>> {
+    pub(super) fn links(&self) -> impl Iterator<Item = Rc<Link>> {
         let mut links = self.leaving.borrow().clone();
         links.extend(self.slots.iter().filter_map(|slot| slot.link.borrow().clone()));
         links.extend(self.acknowledging.borrow().clone());

@@ -140,6 +140,12 @@ impl Routes {
         self.nodes.get(usize::from(*self.index.get(addr)?))
     }
 
+    /// Whether the node at `addr`, which may have left the routes, hangs.
+    pub fn hangs(&self, addr: &NodeAddr) -> bool {
+        let mut nodes = self.routed(addr).into_iter().chain(&self.leaving);
+        nodes.any(|node| node.addr() == addr && node.hangs())
+    }
+
     /// The index of the node at `addr`, which is made if it is not there.
     fn index_of(&mut self, addr: &NodeAddr) -> u16 {
         match self.index.get(addr) {

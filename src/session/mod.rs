@@ -277,9 +277,13 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
     worker.backend.metrics.abandoned.add(held as u64 + u64::from(waits));
     let leaving = session.leave_state();
     session.forget(leaving).await;
-    let mut state = session.state.borrow_mut();
-    worker.count_held(&mut state);
-    worker.count_kept(&mut state, 0);
-    drop(state);
+    {
+        let mut state = session.state.borrow_mut();
+        worker.count_held(&mut state);
+        worker.count_kept(&mut state, 0);
+    }
+    if turn.parts {
+        Box::pin(parting::part(&mut turn.stream)).await;
+    }
     worker.leave(&session);
 }

@@ -16,7 +16,6 @@ use super::ahead::Ahead;
 use super::input::{Input, Stop};
 use super::learning::Wait;
 use super::local::Client;
-use super::parting::Parting;
 use super::window::Window;
 use super::{Order, Session, Worker};
 use crate::backend::{Backend, LARGE, Link, SCRATCH, make_room};
@@ -25,7 +24,7 @@ use crate::net::Stream;
 use crate::protocol::RequestFramer;
 
 /// As often a turn reads.
-pub(super) const TURN_READS: usize = 4;
+const TURN_READS: usize = 4;
 /// So much of an announced request is given room at once.
 pub(super) const BELIEVED: usize = 1 << 20;
 /// A command that has waited for less than this is still sent for a client that sends no more, but may read.
@@ -63,8 +62,8 @@ pub(super) struct Turn {
     pub(super) in_flight: usize,
     /// When to look at held commands again.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
-    /// Everything was written, and the connection is about to be closed.
-    pub(super) parting: Option<Parting>,
+    /// Everything was written: the client may have to read it still.
+    pub(super) parts: bool,
 }
 
 impl Turn {
@@ -89,7 +88,7 @@ impl Turn {
             counted: 0,
             in_flight: 0,
             sleep: None,
-            parting: None,
+            parts: false,
         }
     }
 
@@ -147,7 +146,9 @@ impl Turn {
         let over = self.closing || (self.eof && stop != Stop::Budget);
         let finished = state.is_idle() && state.out.is_empty();
         drop(state);
-        if over && finished && (self.closing || stop == Stop::Empty) { self.part(cx) } else { Poll::Pending }
+        let ends = over && finished && (self.closing || stop == Stop::Empty);
+        self.parts = ends && !self.eof;
+        if ends { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Does what others ordered. True if the connection is to be closed at once.

@@ -83,6 +83,8 @@ pub(super) struct Handover {
     signs: Option<Vec<u64>>,
     /// The old connection has ended: there is nothing to wait for.
     alone: bool,
+    /// The old node hung: others may have cut it off meanwhile, also if it shows that it lives.
+    pub(super) hung: bool,
 }
 
 impl Handover {
@@ -98,6 +100,7 @@ impl Handover {
             held_bytes: 0,
             signs: None,
             alone: false,
+            hung: false,
         }
     }
 
@@ -151,7 +154,7 @@ impl Handover {
     /// It goes elsewhere.
     pub(super) fn turn(&mut self, from: Option<NodeAddr>, to: NodeAddr, now: Instant) {
         self.from = from.filter(|from| *from != to);
-        self.to = to;
+        (self.to, self.hung) = (to, false);
         self.begin_anew(now);
     }
 
@@ -223,7 +226,7 @@ impl Handover {
 
     /// Whether a cut now may leave out messages.
     pub(super) fn may_miss(&self) -> bool {
-        matches!(self.stage, Stage::Both(_))
+        self.hung || matches!(self.stage, Stage::Both(_))
     }
 
     /// When it goes on by itself.

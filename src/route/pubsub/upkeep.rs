@@ -140,6 +140,7 @@ impl Hub {
             entry.home = Some(home.clone());
         }
         if let Some(handover) = &mut entry.handover {
+            handover.hung |= handover.from.as_ref().is_some_and(|from| routes.hangs(from));
             handover.asked = entry.sources.iter().any(|source| source.phase == Phase::Arriving);
             handover.trim(now);
         }
