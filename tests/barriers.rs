@@ -86,21 +86,29 @@ fn who_gets_a_message_finds_what_was_written_before_it() {
     }
 }
 
-#[test]
-fn a_message_in_a_transaction_waits_for_what_was_written_before_it() {
+/// Two nodes behind one worker, where APPEND waits for the gate and other commands get what `reply` says; a key of
+/// either node.
+fn with_slow_append(reply: fn(&[u8]) -> Action) -> (ScriptedCluster, Proxy, Gate, [String; 2]) {
     let cluster = ScriptedCluster::start(2);
     let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
     let gate = Gate::new();
     let slow = gate.clone();
     cluster.script(move |_, args| match args[0].as_slice() {
         b"APPEND" => Action::Default.after(&slow),
+        command => reply(command),
+    });
+    (cluster, proxy, gate, [format!("{{{}}}a", tag_of(0)), format!("{{{}}}b", tag_of(16_000))])
+}
+
+#[test]
+fn a_message_in_a_transaction_waits_for_what_was_written_before_it() {
+    let (cluster, proxy, gate, [a, b]) = with_slow_append(|command| match command {
         b"MULTI" => Action::ok(),
         b"SET" | b"PUBLISH" => Action::reply("+QUEUED\r\n"),
         b"EXEC" => Action::reply("*2\r\n+OK\r\n:1\r\n"),
         _ => Action::Default,
     });
     let mut client = proxy.connect();
-    let (a, b) = (format!("{{{}}}a", tag_of(0)), format!("{{{}}}b", tag_of(16_000)));
     client.send_raw(format!("APPEND {a} 1\r\nMULTI\r\nSET {b} 1\r\nPUBLISH c m\r\nEXEC\r\n"));
     eventually(SOON, || cluster.texts() == [format!("APPEND {a} 1")]);
     let get = ["GET", &b];
@@ -114,18 +122,12 @@ fn a_message_in_a_transaction_waits_for_what_was_written_before_it() {
 
 #[test]
 fn a_script_without_keys_is_a_barrier() {
-    let cluster = ScriptedCluster::start(2);
-    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
-    let gate = Gate::new();
-    let slow = gate.clone();
-    cluster.script(move |_, args| match args[0].as_slice() {
-        b"APPEND" => Action::Default.after(&slow),
+    let (cluster, proxy, gate, [a, b]) = with_slow_append(|command| match command {
         // Any node runs it.
         b"EVAL" => Action::ok(),
         _ => Action::Default,
     });
     let mut client = proxy.connect();
-    let (a, b) = (format!("{{{}}}a", tag_of(0)), format!("{{{}}}b", tag_of(16_000)));
     client.send_raw(format!("APPEND {a} 1\r\nEVAL x 0\r\nSET {b} 1\r\n"));
     eventually(SOON, || cluster.texts() == [format!("APPEND {a} 1")]);
     // Another client's command goes through: nothing of the first is on its way behind the gate.

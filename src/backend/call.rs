@@ -52,9 +52,7 @@ impl Link {
         })
         .await
     }
-}
 
-impl Link {
     /// Introduces a link that was opened while its node ran a script, once that is over.
     pub(super) async fn introduce_later(self: Rc<Self>) {
         loop {

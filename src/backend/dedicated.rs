@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
+use super::health::NO_REPLY;
 use super::link::{Link, NOT_WANTED};
-use super::node::HANGS;
 use super::{Affinity, Down, Node, Purpose};
 use crate::protocol::{Protocol, write};
 
@@ -182,7 +182,7 @@ impl Node {
     /// The node does not answer: nobody waits there any longer.
     pub(super) fn give_up_dedicated(&self) {
         for link in self.in_use.borrow().values() {
-            link.give_up(HANGS);
+            link.give_up(NO_REPLY);
         }
     }
 

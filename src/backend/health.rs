@@ -3,6 +3,8 @@
 use super::Node;
 use super::link::{Link, State};
 
+/// Why a link is given up, and those who only wait at a node that does not answer others.
+pub(super) const NO_REPLY: &str = "no reply within link_timeout";
 /// Room for so many commands on their way is kept.
 const FEW: usize = 1024;
 /// So many rounds are too many for one long command to be all that keeps a node.
@@ -48,7 +50,7 @@ impl Link {
         self.silent.set(self.silent.get() + 1);
         if due && self.silent.get() >= limit {
             self.wakeup.wake();
-            return self.give_up.replace(Some("no reply within link_timeout")).is_none();
+            return self.give_up.replace(Some(NO_REPLY)).is_none();
         }
         if !due && self.silent.get() >= idle && self.state.get() == State::Up {
             self.push_ping();

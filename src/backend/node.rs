@@ -12,6 +12,7 @@ use super::apart::ApartLink;
 use super::connection::Connection;
 use super::gate::{Down, Refused};
 use super::handshake::{self, DialError};
+use super::health::NO_REPLY;
 use super::link::{Link, NOT_WANTED, OldLink, State};
 use super::share::Share;
 use super::{Affinity, Backend, Listener, Permit, Purpose, Settings, dedicated};
@@ -23,9 +24,6 @@ use crate::protocol::Protocol;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// and no wait is longer: a node that comes back is to be found within a second.
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
-
-/// Why those are given up who only wait at a node that does not answer others.
-pub(super) const HANGS: &str = "no reply within link_timeout";
 
 /// A node and this worker's links to it.
 #[derive(Debug)]
@@ -321,11 +319,12 @@ impl Node {
         self.leaving.borrow_mut().retain(|link| !link.is_closed());
         self.listening.borrow_mut().retain(|link| !link.is_closed());
         let listening = self.listening.borrow().clone();
-        let given_up = self.links().chain(listening.clone()).filter(|link| link.check(limit, idle)).count();
+        let given_up =
+            self.links().chain(listening.iter().cloned()).filter(|link| link.check(limit, idle)).count();
         if given_up > 0 {
             self.give_up_dedicated();
             // Other nodes have cut their connections to one that hangs: what was told on them did not reach it.
-            listening.iter().for_each(|link| link.give_up(HANGS));
+            listening.iter().for_each(|link| link.give_up(NO_REPLY));
         }
         self.check_dedicated(limit, idle);
         self.check_apart();

@@ -269,7 +269,7 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
     });
     worker.enter(&session);
     let mut turn = turn::Turn::new(session.clone(), stream);
-    poll_fn(|cx| turn.poll(cx)).await;
+    let parts = poll_fn(|cx| turn.poll(cx)).await;
     let waits = session.is_on_errand();
     // What waits at a node for this client ends at once: nothing is popped for somebody who has gone.
     drop((session.errand.take(), session.leave.take(), session.blocked.take(), session.watch.take()));
@@ -282,7 +282,7 @@ pub async fn serve(stream: Stream, ends: Ends, worker: Rc<Worker>, settings: Arc
         worker.count_held(&mut state);
         worker.count_kept(&mut state, 0);
     }
-    if turn.parts {
+    if parts {
         Box::pin(parting::part(&mut turn.stream)).await;
     }
     worker.leave(&session);

@@ -62,8 +62,6 @@ pub(super) struct Turn {
     pub(super) in_flight: usize,
     /// When to look at held commands again.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
-    /// Everything was written: the client may have to read it still.
-    pub(super) parts: bool,
 }
 
 impl Turn {
@@ -88,16 +86,15 @@ impl Turn {
             counted: 0,
             in_flight: 0,
             sleep: None,
-            parts: false,
         }
     }
 
-    /// One turn. Ready when the connection is to be closed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// One turn. Ready when the connection is to be closed; true if the client may have to read what it was sent.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.session.wakeup.begin(cx);
         self.worker.spin.turn(self.worker.backend.clock.tick());
         if self.session.order.get() != Order::None && self.obey() {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         let is_long = self.tell();
         self.closing |= self.worker.draining.get();
@@ -110,7 +107,7 @@ impl Turn {
         let (mut reads, mut was_full) = (0, false);
         while stop != Stop::Budget && reads < TURN_READS && !was_full {
             let Poll::Ready(read) = self.read(stop, cx) else { break };
-            let Ok(read) = read else { return Poll::Ready(()) };
+            let Ok(read) = read else { return Poll::Ready(false) };
             (stop, was_full) = read;
             reads += 1;
         }
@@ -118,7 +115,7 @@ impl Turn {
             self.end_errand();
         }
         self.look_after_held(cx);
-        let Ok(writes_on) = self.write(cx) else { return Poll::Ready(()) };
+        let Ok(writes_on) = self.write(cx) else { return Poll::Ready(false) };
         let mut state = self.session.state.borrow_mut();
         if state.cut {
             drop(state);
@@ -147,8 +144,7 @@ impl Turn {
         let finished = state.is_idle() && state.out.is_empty();
         drop(state);
         let ends = over && finished && (self.closing || stop == Stop::Empty);
-        self.parts = ends && !self.eof;
-        if ends { Poll::Ready(()) } else { Poll::Pending }
+        if ends { Poll::Ready(!self.eof) } else { Poll::Pending }
     }
 
     /// Does what others ordered. True if the connection is to be closed at once.
