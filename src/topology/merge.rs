@@ -15,11 +15,12 @@ const NOBODY: u32 = u32::MAX;
 
 /// Merges the views that count into what was known `before`.
 ///
-/// Per slot the claim with the highest config epoch wins, and a majority decides only between equal ones. A
-/// claim of a node that says itself, at no lower epoch, that the slot is not its own, does not count. What was
-/// known gives way to a claim of an epoch that is not lower; to less only by the owner's own word, or if nobody
-/// claims the slot, or names the owner, in a view that is not older than the claim. So an older view never
-/// undoes a newer one.
+/// Per slot the claim with the highest config epoch wins. Of equal ones the claimer's own goes first, then a majority
+/// decides: after a planned failover others may claim the slots for the old primary with the new one's epoch for a
+/// second, as what a replica publishes has the epoch of its primary. A claim of a node that says itself, at no lower
+/// epoch, that the slot is not its own, does not count. What was known gives way to a claim of a higher epoch, and to
+/// a claimer's own of an equal one; to less only by the owner's own word, or if a view that is not older does not name
+/// the owner. So an older view never undoes a newer one.
 pub fn merge(before: Option<&Snapshot>, views: &[&View], names: &Names) -> Snapshot {
     let nodes = Numbers::of(before, views);
     let ballots: Vec<Ballot> = views.iter().map(|view| Ballot::new(view, &nodes)).collect();
@@ -65,13 +66,6 @@ impl Numbers {
     }
 }
 
-/// What a view says of the node with a number.
-#[derive(Clone, Copy)]
-struct Word {
-    primary: bool,
-    epoch: u64,
-}
-
 /// A view, by numbers.
 struct Ballot {
     epoch: u64,
@@ -79,30 +73,31 @@ struct Ballot {
     /// Who owns each slot.
     owners: Vec<u32>,
     /// By the nodes' numbers; `None` for those that it does not name.
-    words: Vec<Option<Word>>,
+    epochs: Vec<Option<u64>>,
 }
 
 impl Ballot {
     fn new(view: &View, nodes: &Numbers) -> Self {
         let number = |node: &ViewNode| nodes.index.get(&node.id).copied().unwrap_or(NOBODY);
-        let (mut owners, mut words) = (vec![NOBODY; SLOTS], vec![None; nodes.ids.len()]);
+        let (mut owners, mut epochs) = (vec![NOBODY; SLOTS], vec![None; nodes.ids.len()]);
         for node in &view.nodes {
-            words[number(node) as usize] = Some(Word { primary: node.primary, epoch: node.epoch });
+            epochs[number(node) as usize] = Some(node.epoch);
             for (first, last) in node.slots.iter().filter(|_| node.primary) {
                 owners[usize::from(*first)..=usize::from(*last)].fill(number(node));
             }
         }
-        Ballot { epoch: view.epoch(), myself: view.myself().map_or(NOBODY, number), owners, words }
+        Ballot { epoch: view.epoch(), myself: view.myself().map_or(NOBODY, number), owners, epochs }
     }
 
-    fn word(&self, id: u32) -> Option<Word> {
-        self.words.get(id as usize).copied().flatten()
+    /// What it says of the epoch of the node with this number.
+    fn epoch_of(&self, id: u32) -> Option<u64> {
+        self.epochs.get(id as usize).copied().flatten()
     }
 
     /// The claim to `slot`: whose, and of which epoch.
     fn claim(&self, slot: usize) -> Option<Claim> {
         let id = self.owners[slot];
-        self.word(id).map(|word| Claim { id, epoch: word.epoch })
+        self.epoch_of(id).map(|epoch| Claim { id, epoch })
     }
 }
 
@@ -121,7 +116,7 @@ fn elect(before: Option<&Table>, ballots: &[Ballot], nodes: &Numbers) -> Vec<Opt
     // The owner itself says that it is not the owner.
     let denied = |slot: usize, claim: Claim| {
         own[claim.id as usize].is_some_and(|own| {
-            own.owners[slot] != claim.id && own.word(claim.id).is_some_and(|word| word.epoch >= claim.epoch)
+            own.owners[slot] != claim.id && own.epoch_of(claim.id).is_some_and(|epoch| epoch >= claim.epoch)
         })
     };
     let numbers: Vec<u32> = (before.iter().flat_map(|table| &table.shards))
@@ -135,9 +130,10 @@ fn elect(before: Option<&Table>, ballots: &[Ballot], nodes: &Numbers) -> Vec<Opt
         .map(|slot| {
             let known = known(slot);
             let votes = |claim: Claim| ballots.iter().filter(|b| b.claim(slot) == Some(claim)).count();
+            let is_own = |claim: Claim| own[claim.id as usize].is_some_and(|b| b.claim(slot) == Some(claim));
             let rank = |claim: Claim| {
                 let is_known = known.is_some_and(|known| known.id == claim.id);
-                (votes(claim), is_known, Reverse(&nodes.ids[claim.id as usize]))
+                (is_own(claim), votes(claim), is_known, Reverse(&nodes.ids[claim.id as usize]))
             };
             let (mut best, mut late): (Option<Claim>, Option<Claim>) = (None, None);
             let mut disagree = false;
@@ -158,7 +154,7 @@ fn elect(before: Option<&Table>, ballots: &[Ballot], nodes: &Numbers) -> Vec<Opt
             // Source and target were asked right before and after the slot moved: each says that it is the other's.
             best = best.or(late.filter(|_| disagree));
             match known {
-                Some(known) if !denied(slot, known) => yields(known, best, ballots),
+                Some(known) if !denied(slot, known) => yields(known, best, is_own, ballots),
                 _ => best,
             }
         })
@@ -166,22 +162,26 @@ fn elect(before: Option<&Table>, ballots: &[Ballot], nodes: &Numbers) -> Vec<Opt
 }
 
 /// What becomes of a claim that was known when `best` is the best that the views have.
-fn yields(known: Claim, best: Option<Claim>, ballots: &[Ballot]) -> Option<Claim> {
-    let is_fresh = |ballot: &&Ballot| ballot.epoch >= known.epoch;
-    let gives_way = match best {
+fn yields(
+    known: Claim,
+    best: Option<Claim>,
+    is_own: impl Fn(Claim) -> bool,
+    ballots: &[Ballot],
+) -> Option<Claim> {
+    let outranks = match best {
         Some(best) if best.id == known.id => {
             return Some(Claim { epoch: known.epoch.max(best.epoch), ..known });
         }
-        Some(best) if best.epoch >= known.epoch => true,
-        Some(_) => {
-            ballots.iter().all(|ballot| ballot.word(known.id).is_none())
-                && ballots.iter().any(|b| is_fresh(&b))
-        }
-        None => ballots.iter().filter(is_fresh).any(|ballot| {
-            ballot.word(known.id).is_none_or(|word| !word.primary || word.epoch >= known.epoch)
-        }),
+        Some(best) => best.epoch > known.epoch || best.epoch == known.epoch && is_own(best),
+        None => false,
     };
-    if gives_way { best } else { Some(known) }
+    let is_named = |ballot: &Ballot| ballot.epoch_of(known.id).is_some();
+    let is_fresh = |ballot: &&Ballot| ballot.epoch >= known.epoch;
+    let is_gone = match best {
+        Some(_) => !ballots.iter().any(is_named) && ballots.iter().any(|ballot| is_fresh(&ballot)),
+        None => ballots.iter().filter(is_fresh).any(|ballot| !is_named(ballot)),
+    };
+    if outranks || is_gone { best } else { Some(known) }
 }
 
 /// Every node that a view names, and the owners that are kept.

@@ -70,7 +70,9 @@ fn a_failover_moves_all_slots_and_the_old_primary_stays_known() {
 fn slots_that_were_given_up_have_no_owner() {
     let first = merged(None, &[view(BEFORE)]);
     let after = "a 127.0.0.1:1@11 master - 0 0 1 connected 1-8000\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\n";
-    let after = merged(Some(&first), &[view(after)]);
+    let others = merged(Some(&first), &[view(after)]);
+    assert_eq!(owner(&others, 0).unwrap(), "a", "that is for itself to say");
+    let after = merged(Some(&first), &[view(&after.replacen("master", "myself,master", 1))]);
     assert_eq!((owner(&after, 0), after.table.covered()), (None, SLOTS - 1));
 }
 
@@ -147,9 +149,9 @@ fn a_majority_decides_only_between_equal_epochs() {
     let (to_a, to_b) = (claims(5, "0-8000", 5, "8001-16383"), claims(5, "1-8000", 5, "0 8001-16383"));
     for views in [[to_a.clone(), to_b.clone(), to_b.clone()], [to_b.clone(), to_a.clone(), to_b.clone()]] {
         assert_eq!(owner(&merged(None, &views), 0).unwrap(), "b");
-        // Against what was known, too.
+        // Not against what was known.
         let before = merged(None, std::slice::from_ref(&to_a));
-        assert_eq!(owner(&merged(Some(&before), &views), 0).unwrap(), "b");
+        assert_eq!(owner(&merged(Some(&before), &views), 0).unwrap(), "a");
     }
     let newer = claims(5, "1-8000", 6, "0 8001-16383");
     for views in [[to_a.clone(), to_a.clone(), newer.clone()], [newer.clone(), to_a.clone(), to_a.clone()]] {
@@ -161,6 +163,31 @@ fn a_majority_decides_only_between_equal_epochs() {
         for views in [[to_a.clone(), to_b.clone()], [to_b.clone(), to_a.clone()]] {
             assert_eq!(owner(&merged(Some(&before), &views), 0).unwrap(), after);
         }
+    }
+}
+
+/// After a failover from `a` to `c`, as servers were seen to tell it for 0.8 s: `b` had heard a message that `a`
+/// published as a replica, with the epoch of its primary, so that of `c`, before it heard of `c` itself.
+#[test]
+fn a_failover_is_not_undone_by_who_has_heard_the_old_primary_last() {
+    const LATE: &str = "a 127.0.0.1:1@11 master - 0 0 4 connected 0-8000\nb 127.0.0.1:2@12 myself,master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 master - 0 0 4 connected\n";
+    // Then it has heard that `a` is a replica, and not again of `c`.
+    const NOBODY: &str = "a 127.0.0.1:1@11 slave c 0 0 4 connected\nb 127.0.0.1:2@12 myself,master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 master - 0 0 4 connected\n";
+    let told = "a 127.0.0.1:1@11 master - 0 0 4 connected\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 myself,master - 0 0 4 connected 0-8000\n";
+    let (late, nobody, told) = (view_at(2, LATE), view_at(2, NOBODY), view_at(3, told));
+    let first = merged(None, &[view(&format!("{BEFORE}c 127.0.0.1:3@13 slave a 0 0 1 connected\n"))]);
+    let late_first = merged(Some(&first), std::slice::from_ref(&late));
+    assert_eq!(owner(&late_first, 5).unwrap(), "a");
+    for before in [None, Some(&first), Some(&late_first)] {
+        for views in
+            [[late.clone(), told.clone(), late.clone()], [nobody.clone(), told.clone(), late.clone()]]
+        {
+            assert_eq!(owner(&merged(before, &views), 5).unwrap(), "c");
+        }
+    }
+    let after = merged(Some(&first), &[told]);
+    for views in [[late.clone(), late.clone()], [nobody.clone(), nobody.clone()], [late, nobody]] {
+        assert_eq!(owner(&merged(Some(&after), &views), 5).unwrap(), "c");
     }
 }
 
