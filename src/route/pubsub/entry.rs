@@ -103,6 +103,7 @@ impl Entry {
         let Some(handover) = &mut self.handover else {
             return event || self.home.as_ref() == Some(&source.node);
         };
+        let now = Instant::now();
         let side = match (event, source.phase) {
             (true, Phase::Steady) if handover.is_cut() => return true,
             // A replica tells the events of its primary: of both one may be steady.
@@ -110,11 +111,15 @@ impl Entry {
             (true, Phase::Arriving) => Side::New,
             (true, Phase::Leaving) => Side::Old,
             (false, _) if handover.from.is_none() => return self.home.as_ref() == Some(&source.node),
+            (false, _) if handover.to == source.node && handover.is_early(now) => {
+                handover.shown(frame);
+                return false;
+            }
             (false, _) if handover.to == source.node => Side::New,
             (false, _) if handover.from.as_ref() == Some(&source.node) => Side::Old,
             (false, _) => return false,
         };
-        handover.take(side, line, frame, Instant::now())
+        handover.take(side, line, frame, now)
     }
 
     pub(super) fn source_at(&self, node: &NodeAddr) -> Option<&Source> {

@@ -136,6 +136,11 @@ impl Handover {
         }
     }
 
+    /// The new connection, which was there before, has shown a message early: the old one has delivered it, or will.
+    pub(super) fn shown(&mut self, frame: &[u8]) {
+        self.delivered.show(self.hasher.hash_one(frame));
+    }
+
     /// Forgets what no connection that is asked from now on shows any more.
     pub(super) fn trim(&mut self, now: Instant) {
         if !self.asked && matches!(self.stage, Stage::Begun(_)) {
@@ -145,10 +150,12 @@ impl Handover {
 
     /// Whether a new connection may be subscribed.
     pub(super) fn may_ask(&self, now: Instant) -> bool {
-        match self.stage {
-            Stage::Begun(since) => now >= since + PRELUDE,
-            _ => !self.is_decided(now),
-        }
+        !self.is_early(now) && !self.is_decided(now)
+    }
+
+    /// Whether a new connection may show what was delivered before that was remembered.
+    pub(super) fn is_early(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Begun(since) if now < since + PRELUDE)
     }
 
     /// It goes elsewhere.

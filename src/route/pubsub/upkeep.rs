@@ -183,7 +183,7 @@ impl Hub {
     ) -> VecDeque<Bytes> {
         let mut held = VecDeque::new();
         let Some(mut handover) = entry.handover.take() else { return held };
-        let arrives = arrived == Some(&handover.to) && !handover.is_safe();
+        let arrives = arrived == Some(&handover.to) && !handover.is_safe() && !handover.is_early(now);
         if entry.spread && (arrives || handover.is_over(now)) {
             // Who was seen as a primary a moment ago may be a replica, which tells what its primary does.
             routes.refresh(Cause::Redirect, None);
@@ -331,6 +331,9 @@ fn give_up_lost(entry: &Entry, now: Instant) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::handover::PRELUDE;
     use super::*;
 
     const EVENT: &[u8] = b"__keyspace@0__:k";
@@ -414,5 +417,20 @@ mod tests {
         assert!(!entry.accepts(3, EVENT, b"2") && entry.accepts(1, EVENT, b"2"));
         assert!(!entry.accepts(3, EVENT, b"3"));
         assert_eq!(entry.handover.as_mut().unwrap().cut(now), ["3"]);
+    }
+
+    #[test]
+    fn what_one_that_was_there_tells_late_comes_once_where_it_becomes_the_home() {
+        for (age, held) in [(Duration::ZERO, 0), (PRELUDE, 1)] {
+            let now = Instant::now();
+            let mut entry = Entry::new(Topics::Patterns, Bytes::from("*"));
+            (entry.up, entry.home) = (true, Some(node("a")));
+            entry.sources = vec![source("a", 1, Phase::Steady), source("c", 2, Phase::Steady)];
+            assert!(entry.accepts(1, b"news", b"1"));
+            begin_handover(&mut entry, &node("c"), &[node("c")], false, now - age);
+            assert!(entry.accepts(1, b"news", b"2") && !entry.accepts(2, b"news", b"2"));
+            assert!(!entry.accepts(2, b"news", b"1"));
+            assert_eq!(entry.handover.as_mut().unwrap().cut(now).len(), held);
+        }
     }
 }
