@@ -198,9 +198,9 @@ impl Register {
         let known = self.possible.first().copied().unwrap_or(0);
         let highest = self.possible.iter().copied().max().unwrap_or(0);
         let fine = self.possible.contains(&n) || n == 0 && self.possible.is_empty();
-        self.possible.retain(|&possible| possible != n);
+        // What was acknowledged is overwritten by what was in doubt; it comes back if the cluster loses that.
+        self.possible.retain(|&possible| possible != n && (possible != known || n < known));
         self.gone.append(&mut self.possible);
-        self.gone.retain(|&gone| gone != 0);
         self.possible.push(n);
         let before = std::mem::replace(&mut self.at, at);
         if fine {
@@ -283,6 +283,13 @@ fn registers_have_the_last_value_or_one_that_is_in_doubt() {
     let (mut register, n) = set(&[Outcome::Done, Outcome::Doubt]);
     assert!(matches!(read(&mut register, Some(n[0])), Verdict::Fine));
     assert!(matches!(read(&mut register, Some(n[1])), Verdict::Wrong(_)), "carried out later");
+    let (mut register, n) = set(&[Outcome::Done, Outcome::Doubt, Outcome::Doubt]);
+    assert!(matches!(read(&mut register, Some(n[2])), Verdict::Fine));
+    assert!(matches!(read(&mut register, Some(n[1])), Verdict::Wrong(_)), "carried out later");
+    let (mut register, n) = set(&[Outcome::Done, Outcome::Doubt]);
+    assert!(matches!(read(&mut register, Some(n[1])), Verdict::Fine));
+    assert!(matches!(read(&mut register, Some(n[0])), Verdict::Back { .. }), "lost, or stale");
+    assert!(matches!(read(&mut register, Some(n[1])), Verdict::Wrong(_)), "it does not come back");
     let (mut register, n) = set(&[Outcome::Done, Outcome::Refused]);
     assert!(matches!(read(&mut register, Some(n[1])), Verdict::Wrong(_)), "refused, and carried out");
 }
