@@ -678,6 +678,32 @@ fn who_listens_at_a_node_that_has_hung_is_told_when_the_slot_goes_elsewhere() {
 }
 
 #[test]
+fn who_listens_at_a_node_that_puts_writes_off_for_long_misses_nothing_when_the_slot_goes_elsewhere() {
+    let cluster = TestCluster::primaries(3);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1"]).start();
+    let slot = support::slot_of("news");
+    let (from, key) = (cluster.owner_of(slot), support::key(slot, "k"));
+    let to = (from + 1) % 3;
+    let [mut subscriber, mut writer, mut client] = [(); 3].map(|()| proxy.connect());
+    subscriber.cmd(&["SUBSCRIBE", "news"]);
+    // As a primary does while it fails over.
+    cluster.ask(from, &["CLIENT", "PAUSE", "6000", "WRITE"]);
+    writer.send(&["SET", &key, "v"]);
+    // More than two rounds, which take a second each.
+    subscriber.expect_silence(Duration::from_secs(4));
+    cluster.migrate_slot(slot, from, to);
+    // Lets the proxy look.
+    cluster.await_owner(slot, to);
+    client.cmd(&["GET", &key]);
+    let mut node = cluster.client(to);
+    eventually(SOON, || node.cmd(&["PUBSUB", "NUMSUB", "news"]).items()[1].int() == 1);
+    assert_eq!(writer.read_value(), Value::ok());
+    subscriber.expect_silence(Duration::from_secs(1));
+    assert_eq!(client.cmd(&["PUBLISH", "news", "x"]), Value::Int(1));
+    assert_eq!(subscriber.read_value(), Value::bulks(&["message", "news", "x"]));
+}
+
+#[test]
 fn a_shards_channel_follows_its_slot_to_a_node_that_the_table_calls_a_replica() {
     let mut cluster = ScriptedCluster::start(1);
     let replica = cluster.add_node(Some(0));

@@ -11,9 +11,20 @@ const FEW: usize = 1024;
 const HANGS: u32 = 2;
 
 impl Node {
-    /// Whether it has owed replies on a link for more than two rounds, and sent none there.
+    /// Whether it has owed replies on a link for more than two rounds, and sent none there, and nothing to those who
+    /// listen: one that only puts writes off, as while it fails over, answers these.
     pub fn hangs(&self) -> bool {
         self.links().any(|link| link.was_due.get() && link.silent.get() >= HANGS)
+            && self.listening.borrow().iter().all(|link| link.is_overdue())
+    }
+
+    /// Asks those links of a node for a sign of life that only listen, while it owes replies on others.
+    pub(super) fn ping_listening(&self) {
+        if self.links().any(|link| link.was_due.get()) {
+            let listening = self.listening.borrow();
+            let quiet = listening.iter().filter(|link| link.is_up() && !link.was_due.get());
+            quiet.for_each(|link| link.push_ping());
+        }
     }
 }
 

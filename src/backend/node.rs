@@ -41,7 +41,7 @@ pub struct Node {
     /// Links that were replaced before their last reply had come.
     leaving: RefCell<Vec<Rc<Link>>>,
     /// Links that listen. They live for as long as who listens wants it, also when the node is not wanted any more.
-    listening: RefCell<Vec<Rc<Link>>>,
+    pub(super) listening: RefCell<Vec<Rc<Link>>>,
     /// Links that ended with writes in doubt: to be killed at the node before anything else is sent there.
     old: RefCell<Vec<OldLink>>,
     failures: Cell<u32>,
@@ -326,6 +326,7 @@ impl Node {
             // Other nodes have cut their connections to one that hangs: what was told on them did not reach it.
             listening.iter().for_each(|link| link.give_up(NO_REPLY));
         }
+        self.ping_listening();
         self.check_dedicated(limit, idle);
         self.check_apart();
         self.backend.metrics.reached[Reached::LinkTimeout.index()].add(given_up as u64);
