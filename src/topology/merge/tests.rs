@@ -170,11 +170,11 @@ fn a_majority_decides_only_between_equal_epochs() {
 /// published as a replica, with the epoch of its primary, so that of `c`, before it heard of `c` itself.
 #[test]
 fn a_failover_is_not_undone_by_who_has_heard_the_old_primary_last() {
-    const LATE: &str = "a 127.0.0.1:1@11 master - 0 0 4 connected 0-8000\nb 127.0.0.1:2@12 myself,master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 master - 0 0 4 connected\n";
+    let late = "a 127.0.0.1:1@11 master - 0 0 4 connected 0-8000\nb 127.0.0.1:2@12 myself,master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 master - 0 0 4 connected\n";
     // Then it has heard that `a` is a replica, and not again of `c`.
-    const NOBODY: &str = "a 127.0.0.1:1@11 slave c 0 0 4 connected\nb 127.0.0.1:2@12 myself,master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 master - 0 0 4 connected\n";
+    let nobody = late.replace("1@11 master - 0 0 4 connected 0-8000", "1@11 slave c 0 0 4 connected");
     let told = "a 127.0.0.1:1@11 master - 0 0 4 connected\nb 127.0.0.1:2@12 master - 0 0 2 connected 8001-16383\nc 127.0.0.1:3@13 myself,master - 0 0 4 connected 0-8000\n";
-    let (late, nobody, told) = (view_at(2, LATE), view_at(2, NOBODY), view_at(3, told));
+    let (late, nobody, told) = (view_at(2, late), view_at(2, &nobody), view_at(3, told));
     let first = merged(None, &[view(&format!("{BEFORE}c 127.0.0.1:3@13 slave a 0 0 1 connected\n"))]);
     let late_first = merged(Some(&first), std::slice::from_ref(&late));
     assert_eq!(owner(&late_first, 5).unwrap(), "a");
