@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{
-    Action, Client, ClusterOptions, PlainServer, Proxy, SOON, ScriptedCluster, TestCluster, Value, encode,
-    eventually, eventually_some,
+    Action, Client, ClusterOptions, Gate, PlainServer, Proxy, SOON, ScriptedCluster, TestCluster, Value,
+    encode, eventually, eventually_some,
 };
 
 /// What a server says of it within this time is all of it.
@@ -657,9 +657,11 @@ fn who_listens_at_a_node_that_has_hung_is_told_when_the_slot_goes_elsewhere() {
     let proxy = cluster.proxy(&["--workers", "1", "--link-timeout", "20s"]);
     let slot = support::slot_of("talk");
     let to = usize::from(cluster.owner_addr(slot) == cluster.node(0).addr());
+    let awake = Gate::new();
+    let [gate, of_pings] = [awake.clone(), awake.clone()];
     cluster.script(move |_, args| match &args[0][..] {
         b"subscribe" => Action::reply(b">3\r\n$9\r\nsubscribe\r\n$4\r\ntalk\r\n:1\r\n"),
-        b"GET" => Action::Silent,
+        b"GET" => Action::Default.after(&gate),
         // Lets the proxy look.
         b"SET" => Action::error("CLUSTERDOWN Hash slot not served"),
         _ => Action::Default,
@@ -667,12 +669,20 @@ fn who_listens_at_a_node_that_has_hung_is_told_when_the_slot_goes_elsewhere() {
     let key = support::key(if slot > 8_191 { 0 } else { 16_383 }, "k");
     let [mut subscriber, mut other, mut mover] = [(); 3].map(|()| proxy.connect());
     subscriber.cmd(&["SUBSCRIBE", "talk"]);
+    cluster.node(1 - to).control(move |_, args| match &args[0][..] {
+        b"PING" => Action::Default.after(&of_pings),
+        _ => Action::Default,
+    });
     other.send(&["GET", "{talk}"]);
     eventually(SOON, || cluster.count("GET {talk}") == 1);
     // More than two rounds, which take a second each.
     subscriber.expect_silence(Duration::from_secs(4));
     cluster.edit(|topology| topology.assign(slot..=slot, to));
     mover.send(&["SET", &key, "v"]);
+    // It answers once the other home is being listened to.
+    eventually(SOON, || cluster.count("subscribe talk") == 2);
+    awake.open();
+    assert_eq!(other.read_value(), Value::NullBulk);
     assert_eq!(subscriber.read_to_end_raw(), b"");
     assert_eq!(proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_gap\"}"), 1.0);
 }
