@@ -645,12 +645,27 @@ fn who_listens_at_a_node_that_hangs_is_told_when_others_give_it_up() {
     });
     let (mut subscriber, mut other) = (proxy.connect(), proxy.connect());
     subscriber.cmd(&["SUBSCRIBE", "talk"]);
+    cluster.node(0).control(|_, args| if args[0] == b"PING" { Action::Silent } else { Action::Default });
     other.send(&["GET", "k"]);
     assert_eq!(subscriber.read_to_end_raw(), b"");
     assert_eq!(proxy.metric("slotmux_clients_closed_total{reason=\"pubsub_gap\"}"), 1.0);
 }
 
-/// As above, where the slot is elsewhere before anybody is given up, and the old node answers again.
+#[test]
+fn who_listens_at_a_node_that_puts_writes_off_for_longer_than_link_timeout_goes_on_listening() {
+    let cluster = TestCluster::primaries(1);
+    let proxy = Proxy::for_seeds(&cluster.seeds()).args(&["--workers", "1", "--link-timeout", "1s"]).start();
+    let [mut subscriber, mut writer] = [(); 2].map(|()| proxy.connect());
+    subscriber.cmd(&["SUBSCRIBE", "news"]);
+    cluster.ask(0, &["CLIENT", "PAUSE", "60000", "WRITE"]);
+    assert!(writer.cmd(&["SET", "k", "v"]).text().starts_with("INDOUBT "));
+    subscriber.expect_silence(Duration::from_secs(1));
+    cluster.ask(0, &["CLIENT", "UNPAUSE"]);
+    assert_eq!(writer.cmd(&["PUBLISH", "news", "x"]), Value::Int(1));
+    assert_eq!(subscriber.read_value(), Value::bulks(&["message", "news", "x"]));
+}
+
+/// As for one that hangs, where the slot is elsewhere before anybody is given up, and the old node answers again.
 #[test]
 fn who_listens_at_a_node_that_has_hung_is_told_when_the_slot_goes_elsewhere() {
     let cluster = ScriptedCluster::start(2);
@@ -658,7 +673,7 @@ fn who_listens_at_a_node_that_has_hung_is_told_when_the_slot_goes_elsewhere() {
     let slot = support::slot_of("talk");
     let to = usize::from(cluster.owner_addr(slot) == cluster.node(0).addr());
     let awake = Gate::new();
-    let [gate, of_pings] = [awake.clone(), awake.clone()];
+    let [gate, of_control] = [awake.clone(), awake.clone()];
     cluster.script(move |_, args| match &args[0][..] {
         b"subscribe" => Action::reply(b">3\r\n$9\r\nsubscribe\r\n$4\r\ntalk\r\n:1\r\n"),
         b"GET" => Action::Default.after(&gate),
@@ -667,12 +682,11 @@ fn who_listens_at_a_node_that_has_hung_is_told_when_the_slot_goes_elsewhere() {
         _ => Action::Default,
     });
     let key = support::key(if slot > 8_191 { 0 } else { 16_383 }, "k");
-    let [mut subscriber, mut other, mut mover] = [(); 3].map(|()| proxy.connect());
+    let [mut subscriber, mut other, mut mover, mut monitor] = [(); 4].map(|()| proxy.connect());
     subscriber.cmd(&["SUBSCRIBE", "talk"]);
-    cluster.node(1 - to).control(move |_, args| match &args[0][..] {
-        b"PING" => Action::Default.after(&of_pings),
-        _ => Action::Default,
-    });
+    cluster.node(1 - to).control(move |_, _| Action::Default.after(&of_control));
+    // Connections that are only being opened say nothing about the node.
+    monitor.send(&["MONITOR"]);
     other.send(&["GET", "{talk}"]);
     eventually(SOON, || cluster.count("GET {talk}") == 1);
     // More than two rounds, which take a second each.

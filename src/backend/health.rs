@@ -15,7 +15,7 @@ impl Node {
     /// listen: one that only puts writes off, as while it fails over, answers these.
     pub fn hangs(&self) -> bool {
         self.links().any(|link| link.was_due.get() && link.silent.get() >= HANGS)
-            && self.listening.borrow().iter().all(|link| link.is_overdue())
+            && self.listening.borrow().iter().filter(|link| link.is_up()).all(|link| link.is_overdue())
     }
 
     /// Asks those links of a node for a sign of life that only listen, while it owes replies on others.

@@ -324,7 +324,7 @@ impl Node {
         if given_up > 0 {
             self.give_up_dedicated();
             // Other nodes have cut their connections to one that hangs: what was told on them did not reach it.
-            listening.iter().for_each(|link| link.give_up(NO_REPLY));
+            listening.iter().filter(|link| link.is_overdue()).for_each(|link| link.give_up(NO_REPLY));
         }
         self.ping_listening();
         self.check_dedicated(limit, idle);
