@@ -6,8 +6,9 @@
 //! after the sign the old one has no say any more: what is still held was never seen on it and is delivered, and what
 //! it delivered a moment ago is still dropped when it comes on the new one. Only then is the old one left. Without a
 //! sign messages may have been missed. The new one is asked for signs, too, before that and after it: if its node hangs
-//! it shows late what the old one delivered, so the old one goes on meanwhile. Messages are told apart by their bytes:
-//! of equal ones as many are delivered as were published, unless a node is late.
+//! it shows late what the old one delivered, so the old one goes on meanwhile. An old one whose node hangs is left as
+//! soon as the new one is confirmed. Messages are told apart by their bytes: of equal ones as many are delivered as were
+//! published, unless a node is late.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -218,7 +219,8 @@ impl Handover {
 
     /// Whether the old connection may be left: then [`cut`](Self::cut) is to be called.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let late = self.alone || self.held_bytes > MOST_HELD;
+        // What one that hung tells when it goes on may come behind what it never heard of.
+        let late = self.alone || self.hung || self.held_bytes > MOST_HELD;
         match self.stage {
             Stage::Both(since) => late || now >= since + SILENCE,
             Stage::Alive(since) => late || now >= since + OVERLAP && self.is_signed(),
@@ -366,6 +368,18 @@ mod tests {
         );
         handover.signed(4, true, now);
         assert!(handover.is_over(now));
+    }
+
+    #[test]
+    fn an_old_connection_whose_node_hung_is_left_before_it_tells_what_came_behind_a_gap() {
+        let now = Instant::now();
+        let mut handover = Handover::new(Some(NodeAddr::new("a", 1)), NodeAddr::new("b", 1), now);
+        handover.hung = true;
+        assert!(!handover.take(New, 2, b"1", now) && !handover.is_due(now));
+        handover.confirmed(now);
+        assert!(handover.is_due(now) && handover.may_miss());
+        assert_eq!(handover.cut(now), ["1"]);
+        assert!(!handover.take(Old, 1, b"2", now) && handover.take(New, 2, b"2", now));
     }
 
     #[test]
