@@ -14,6 +14,10 @@ use crate::{
     world::World,
 };
 
+/// Of a reload, what is spent on waiting. Who hears nobody for the node timeout is taken for dead for twice as long, and its
+/// replica may be elected though it serves again: the cluster loses what it acknowledged meanwhile.
+const LONGEST_RELOAD: Duration = Duration::from_millis(1200);
+
 /// Takes a replica away for some seconds. Its shard's slots may move meanwhile.
 pub fn break_replica(run: &Run, world: &World, step: &Step) -> Result<String, String> {
     let _nodes = lock(&world.nodes[step.shard]);
@@ -85,7 +89,9 @@ fn reload(world: &World, node: usize, step: &Step) -> Option<String> {
     {
         return None;
     }
-    let delay = (step.which * 300.0) as u32;
+    // In microseconds for each key.
+    let Value::Int(keys) = conn.cmd(&["DBSIZE"]).ok()? else { return None };
+    let delay = (step.which * LONGEST_RELOAD.as_micros() as f64 / keys.max(1) as f64) as u32;
     conn.cmd(&["CONFIG", "SET", "key-load-delay", &delay.to_string()]).ok()?;
     let reply = conn.cmd(&["DEBUG", "RELOAD"]).ok()?;
     conn.cmd(&["CONFIG", "SET", "key-load-delay", "0"]).ok()?;
